@@ -1,0 +1,1 @@
+"""The Ortoscope service: looks inside any ONNX network, over gRPC, on ONNX Runtime."""
