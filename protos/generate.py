@@ -1,18 +1,20 @@
-"""Generates the Python stubs of every .proto file: `python protos/generate.py [OUTPUT_ROOT]`.
+"""Generates the Python stubs of every .proto file, at the places they have in the repository.
 
-The google/*.proto that ours import come from the installed googleapis-common-protos, assembled in a temporary
-include folder where `operations_proto.proto` gets the name under which its descriptor is registered,
-`operations.proto`. Stubs of `ortoscope.v1` land in the client package; those of the Open Inference Protocol land
-inside the service alone, because a process may register `inference.*` only once and tritonclient does it too.
+    python protos/generate.py [OUTPUT_ROOT]    the stubs, below OUTPUT_ROOT (this repository if left out)
+    python protos/generate.py --include DIR    only the google/*.proto that ours import, for tools such as buf
+
+The google/*.proto come from the installed googleapis-common-protos, assembled in an include folder where
+`operations_proto.proto` gets the name under which its descriptor is registered, `operations.proto`. Stubs of
+`ortoscope.v1` land in the client package; those of the Open Inference Protocol land inside the service alone,
+because a process may register `inference.*` only once and tritonclient does it too.
 """
 
+import argparse
 import re
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-import google.longrunning
 import grpc_tools
 from google.api import annotations_pb2
 from grpc_tools import protoc
@@ -24,14 +26,15 @@ OPEN_INFERENCE = Path("service/ortoscope_service/api/open_inference")
 
 
 def assemble_google_protos(include: Path) -> None:
-    """Copies the google/*.proto of the installed packages into the folder `include`."""
+    """Makes `include`/google anew, of the google/*.proto of the installed packages."""
+    shutil.rmtree(include / "google", ignore_errors=True)
     google_root = Path(annotations_pb2.__file__).parent.parent
     for source in google_root.rglob("*.proto"):
         target = include / "google" / source.relative_to(google_root)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
-    operations = next(Path(entry) for entry in google.longrunning.__path__) / "operations_proto.proto"
-    shutil.copy(operations, include / "google/longrunning/operations.proto")
+    longrunning = include / "google/longrunning"
+    (longrunning / "operations_proto.proto").replace(longrunning / "operations.proto")
 
 
 def run_protoc(include: Path, output: Path, files: list[str]) -> None:
@@ -61,9 +64,25 @@ def generate(output_root: Path) -> None:
         for path in (staged / "inference").iterdir():
             text = path.read_text()
             # protoc writes imports by proto path; this package lives deeper.
-            text = re.sub(r"^from inference import", "from ortoscope_service.api.open_inference import", text, flags=re.M)
+            text = re.sub(
+                r"(?m)^from inference import", "from ortoscope_service.api.open_inference import", text
+            )
             (open_inference / path.name).write_text(text)
 
 
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description="Generates the Python stubs of every .proto file.")
+    parser.add_argument(
+        "output_root", nargs="?", type=Path, default=ROOT, metavar="OUTPUT_ROOT", help="this repository"
+    )
+    parser.add_argument("--include", type=Path, metavar="DIR", help="write the google/*.proto instead")
+    arguments = parser.parse_args()
+    if arguments.include is not None:
+        assemble_google_protos(arguments.include)
+    else:
+        generate(arguments.output_root)
+
+
 if __name__ == "__main__":
-    generate(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT)
+    main()
