@@ -1,0 +1,125 @@
+"""Runs a tap over the images of a dataset, batch after batch, decoding the next batch while the model runs."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ortoscope_service.analysis.activations import run_taps, units_first
+from ortoscope_service.datasets.dataset import Dataset
+from ortoscope_service.errors import Code, OrtoscopeError
+from ortoscope_service.graph.taps import Tap
+from ortoscope_service.models.preprocessing import preprocess
+from ortoscope_service.models.repository import ModelVersion
+from ortoscope_service.runtime.cancellation import Cancellation
+from ortoscope_service.runtime.sessions import Session, SessionConfig
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage in words, the items done and the items in all."""
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How a model is run over many images; part of what decides the last bits of a result."""
+
+    batch_size: int = 16
+    """Images per run: enough to keep the processor busy, few enough for wide layers to stay in its cache."""
+
+    session: SessionConfig = field(default_factory=SessionConfig)
+    """Threads, execution provider and optimisation level."""
+
+
+@dataclass
+class Timings:
+    """Seconds spent on each part of a pass over a dataset."""
+
+    decode: float = 0.0
+    """Reading, decoding and preprocessing images (in a thread of its own, beside the model), and reading labels."""
+
+    forward: float = 0.0
+    """Running the trunk."""
+
+    own: float = 0.0
+    """What the analysis itself adds."""
+
+
+@dataclass(frozen=True)
+class ActivationBatch:
+    """The maps of a tap on consecutive images."""
+
+    start: int
+    """Position of the first image in the order of the pass."""
+
+    indices: NDArray[np.int64]
+    """(images,) int64: the images' indices in the dataset."""
+
+    maps: NDArray[np.float32]
+    """(images, units, sites) float32, C-contiguous."""
+
+    site_shape: tuple[int, ...]
+    """Extent of each site axis."""
+
+
+def tap_session(version: ModelVersion, tap: Tap, execution: ExecutionConfig) -> Session:
+    """A session of the part of the model that computes `tap`."""
+    return Session(version.trunk_bytes((tap.tensor,)), execution.session)
+
+
+def stream_maps(
+    version: ModelVersion,
+    tap: Tap,
+    dataset: Dataset,
+    indices: NDArray[np.int64],
+    execution: ExecutionConfig,
+    cancellation: Cancellation,
+    timings: Timings | None = None,
+) -> Iterator[ActivationBatch]:
+    """Yields the maps of `tap` on the images `indices` of the dataset, in that order.
+
+    Raises:
+        OrtoscopeError: MODEL_INPUT_NOT_IMAGE; an image that cannot be read (names it); CANCELLED.
+    """
+    specification = version.image_input
+    preprocessing = specification.preprocessing
+    assert preprocessing is not None  # image_input raises otherwise
+    timings = timings or Timings()
+
+    def load(batch: NDArray[np.int64]) -> NDArray[np.float32]:
+        began = time.perf_counter()
+        pixels = np.stack([preprocess(dataset.read_image(int(index)), preprocessing) for index in batch])
+        timings.decode += time.perf_counter() - began
+        return pixels
+
+    session = tap_session(version, tap, execution)
+    starts = range(0, len(indices), execution.batch_size)
+    batches = [indices[start : start + execution.batch_size] for start in starts]
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as decoder:
+        coming = decoder.submit(load, batches[0]) if batches else None
+        for number, batch in enumerate(batches):
+            cancellation.raise_if_cancelled()
+            assert coming is not None
+            pixels = coming.result()
+            coming = decoder.submit(load, batches[number + 1]) if number + 1 < len(batches) else None
+            began = time.perf_counter()
+            activation = run_taps(session, {specification.name: pixels}, version.manifest.fixed_batch, cancellation)[
+                tap.tensor
+            ]
+            timings.forward += time.perf_counter() - began
+            maps = units_first(activation, tap)
+            flat = np.ascontiguousarray(maps.reshape(*maps.shape[:2], -1), dtype=np.float32)
+            yield ActivationBatch(starts[number], batch, flat, maps.shape[2:])
+
+
+def not_finite(dataset: Dataset, index: int, unit: int, tap: Tap) -> OrtoscopeError:
+    """The error for an activation that is infinite or not a number."""
+    path = dataset.path(index)
+    return OrtoscopeError(
+        Code.FAILED_PRECONDITION,
+        "ACTIVATION_NOT_FINITE",
+        f"Unit {unit} of tap '{tap.display_name}' is infinite or not a number on image '{path}'. "
+        "Look at the model's input range, or leave the image out.",
+        metadata={"unit": str(unit), "tap": tap.tensor, "image": path},
+    )
