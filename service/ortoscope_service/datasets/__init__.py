@@ -4,6 +4,7 @@
 `dataset` says what every dataset is (`Dataset`, `LabelledDataset`, `ConceptTable`, `ImageLabels`).
 `broden` reads Broden folders: `broden_tables` their CSV files, `label_planes` their label planes; `broden_writer`
 writes them. `folders` reads plain folders of images. `catalog` finds a server's datasets by name.
-`findings` is what can be wrong with a dataset; `validation` lists all of it, the readers stop at the first error.
+`findings` is what can be wrong with a dataset; the readers stop at the first error, `validation` lists all, with the
+help of `table_consistency` (the tables against each other) and `label_recount` (the tables against the pixels).
 `file_digests` identifies files by their contents. `rendered_scenes` draws a labelled dataset.
 """

@@ -12,7 +12,6 @@ from ortoscope_service.datasets.broden_tables import (
     CATEGORIES,
     INDEX,
     LABELS,
-    MAX_LABEL_NUMBER,
     BrodenTables,
     Row,
     primary_category,
@@ -29,7 +28,7 @@ from ortoscope_service.datasets.dataset import (
 )
 from ortoscope_service.datasets.file_digests import FileDigests, FileState
 from ortoscope_service.datasets.findings import DatasetError, error, stop_at_errors
-from ortoscope_service.datasets.label_planes import read_plane
+from ortoscope_service.datasets.label_planes import known_numbers, read_plane
 
 __all__ = ["BrodenDataset", "BrodenWriter"]
 
@@ -66,8 +65,6 @@ class BrodenDataset(LabelledDataset):
         super().__init__(root, root.name if name is None else name, file_digests)
         self._states = {path: FileState.of(path) for path in self._root.glob("*.csv")}
         tables = read_tables(self._root, stop_at_errors)
-        assert tables.rows is not None
-        assert tables.mask_shape is not None
         self._rows: tuple[Row, ...] = tables.rows
         self._mask_shape = tables.mask_shape
         self._concepts = concept_table(tables)
@@ -166,22 +163,11 @@ def read_row_image(root: Path, row: Row) -> Image.Image:
 
 def concept_table(tables: BrodenTables) -> ConceptTable:
     """The concepts of tables that were read without an error."""
-    assert tables.categories is not None
-    assert tables.labels is not None
-    category_labels = [table for table in tables.category_labels if table is not None]
     labels = tables.labels.values()
     return ConceptTable(
         number=np.array([label.number for label in labels], np.int64),
         name=tuple(label.name for label in labels),
-        category=np.array([primary_category(label.number, category_labels) for label in labels], np.int64),
+        category=np.array([primary_category(label.number, tables.category_labels) for label in labels], np.int64),
         category_name=tuple(category.name for category in tables.categories),
         frequency=np.array([label.frequency for label in labels], np.int64),
     )
-
-
-def known_numbers(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """(65536,) whether a number may stand in a label plane: 0 or a label's."""
-    known = np.zeros(MAX_LABEL_NUMBER + 1, np.bool_)
-    known[0] = True
-    known[numbers] = True
-    return known

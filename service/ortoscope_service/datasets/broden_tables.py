@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ortoscope_service.datasets.dataset import resolve_inside
-from ortoscope_service.datasets.findings import Report, error, warning
+from ortoscope_service.datasets.findings import Finding, Report, error, warning
 from ortoscope_service.datasets.images import MAX_IMAGE_PIXELS
 
 INDEX = "index.csv"
@@ -127,18 +127,23 @@ class Row:
 
 @dataclass(frozen=True)
 class BrodenTables:
-    """The tables of a Broden folder. A table that has an error, or depends on one that has, is None."""
+    """The tables of a Broden folder: the rows of each that have no error of their own."""
 
-    categories: tuple[Category, ...] | None
+    categories: tuple[Category, ...]
     """In the order of category.csv."""
-    labels: dict[int, Label] | None
+    labels: dict[int, Label]
     """By number, ascending."""
-    category_labels: tuple[dict[int, CategoryLabel] | None, ...]
+    category_labels: tuple[dict[int, CategoryLabel], ...]
     """For each category its labels by number."""
-    rows: tuple[Row, ...] | None
+    columns: tuple[str, ...]
+    """The categories that `Item.category` counts: those of category.csv, or where that is broken the columns of
+    index.csv."""
+    rows: tuple[Row, ...]
     """In the order of index.csv."""
-    mask_shape: tuple[int, int] | None
+    mask_shape: tuple[int, int]
     """Height and width of all label planes."""
+    broken: frozenset[str]
+    """File names of the tables with an error."""
 
 
 def read_tables(root: Path, report: Report) -> BrodenTables:
@@ -148,13 +153,20 @@ def read_tables(root: Path, report: Report) -> BrodenTables:
         root: The folder, resolved.
         report: Takes the findings.
     """
-    categories = _read_categories(root, report)
-    labels = _read_labels(root, report)
-    category_labels = tuple(_read_category_labels(root, category, report) for category in categories or ())
-    rows, mask_shape = None, None
-    if categories is not None:
-        rows, mask_shape = _read_index(root, [category.name for category in categories], labels, report)
-    return BrodenTables(categories, labels, category_labels, rows, mask_shape)
+    broken: set[str] = set()
+
+    def note(finding: Finding) -> None:
+        if finding.severity == "error":
+            broken.add(finding.path)
+        report(finding)
+
+    categories = _read_categories(root, note)
+    labels = _read_labels(root, note)
+    category_labels = tuple(_read_category_labels(root, category, note) for category in categories)
+    columns = None if CATEGORIES in broken else tuple(category.name for category in categories)
+    index = _IndexReader(root, columns, None if LABELS in broken else labels, note)
+    rows = tuple(index.rows())
+    return BrodenTables(categories, labels, category_labels, index.columns, rows, index.mask_shape, frozenset(broken))
 
 
 def primary_category(number: int, category_labels: Sequence[dict[int, CategoryLabel]]) -> int:
@@ -164,18 +176,18 @@ def primary_category(number: int, category_labels: Sequence[dict[int, CategoryLa
 
 
 class _Table:
-    """The rows of a CSV file with a header; collects whether anything about them was an error."""
+    """The rows of a CSV file with a header; counts the errors in it."""
 
     def __init__(self, root: Path, name: str, columns: Sequence[str], report: Report) -> None:
         self.name = name
-        self.broken = False
+        self.errors = 0
         self._report = report
         self._text = self._read_text(root)
         self._rows = self._read_rows()
         self.header = self._read_header(columns)
 
     def error(self, reason: str, line: int, message: str) -> None:
-        self.broken = True
+        self.errors += 1
         self._report(error(reason, self.name, line, message))
 
     def warning(self, reason: str, line: int, message: str) -> None:
@@ -263,7 +275,7 @@ class _Table:
 
     def _read_header(self, columns: Sequence[str]) -> list[str]:
         line, header = next(self._rows, (1, []))
-        if self.broken:
+        if self.errors:
             return []
         missing = [column for column in columns if column not in header]
         twice = sorted({column for column in header if header.count(column) > 1})
@@ -272,12 +284,12 @@ class _Table:
             self.error("TABLE_HEADER", line, message)
         if twice:
             self.error("TABLE_HEADER", line, f"The header has the column {', '.join(twice)} twice. Remove one.")
-        if self.broken:
+        if self.errors:
             self._rows = iter(())
         return header
 
 
-def _read_categories(root: Path, report: Report) -> tuple[Category, ...] | None:
+def _read_categories(root: Path, report: Report) -> tuple[Category, ...]:
     table = _Table(root, CATEGORIES, ("name", "first", "last", "count", "frequency"), report)
     categories: dict[str, Category] = {}
     for line, row in table.records():
@@ -292,12 +304,12 @@ def _read_categories(root: Path, report: Report) -> tuple[Category, ...] | None:
         numbers = (table.integer(line, column, row[column]) for column in ("first", "last", "count", "frequency"))
         first, last, count, frequency = numbers
         categories[name] = Category(name, first, last, count, frequency, line)
-    if not categories and not table.broken:
+    if not categories and not table.errors:
         table.error("NO_CATEGORIES", 0, "The dataset has no category of labels. Add one row per category.")
-    return None if table.broken else tuple(categories.values())
+    return tuple(categories.values())
 
 
-def _read_labels(root: Path, report: Report) -> dict[int, Label] | None:
+def _read_labels(root: Path, report: Report) -> dict[int, Label]:
     table = _Table(root, LABELS, ("number", "name", "category", "frequency", "coverage"), report)
     labels: dict[int, Label] = {}
     for line, row in table.records():
@@ -316,12 +328,12 @@ def _read_labels(root: Path, report: Report) -> dict[int, Label] | None:
         matches = [_LABEL_CATEGORY.fullmatch(part) for part in row["category"].split(";")]
         categories = tuple(match[1] for match in matches if match) if all(matches) else ()
         labels[number] = Label(number, row["name"], categories, frequency, coverage, line)
-    if not labels and not table.broken:
+    if not labels and not table.errors:
         table.error("NO_LABELS", 0, "The dataset has no label. Add one row per label.")
-    return None if table.broken else dict(sorted(labels.items()))
+    return dict(sorted(labels.items()))
 
 
-def _read_category_labels(root: Path, category: Category, report: Report) -> dict[int, CategoryLabel] | None:
+def _read_category_labels(root: Path, category: Category, report: Report) -> dict[int, CategoryLabel]:
     table = _Table(root, table_of(category.name), ("code", "number", "name", "frequency", "coverage"), report)
     labels: dict[int, CategoryLabel] = {}
     for line, row in table.records():
@@ -334,82 +346,102 @@ def _read_category_labels(root: Path, category: Category, report: Report) -> dic
             table.error("DUPLICATE_LABEL", line, message)
         elif number:
             labels[number] = CategoryLabel(number, row["name"], frequency, coverage, line)
-    return None if table.broken else labels
+    return labels
 
 
-def _read_index(
-    root: Path, categories: Sequence[str], labels: dict[int, Label] | None, report: Report
-) -> tuple[tuple[Row, ...] | None, tuple[int, int] | None]:
-    table = _Table(root, INDEX, (*FIXED_COLUMNS, *categories), report)
-    for column in table.header:
-        if column not in FIXED_COLUMNS and column not in categories and not table.broken:
-            message = (
-                f'Column "{_short(column)}" is no category of category.csv and is ignored. Add it there or drop it.'
-            )
-            table.warning("UNKNOWN_CATEGORY", 1, message)
-    rows: list[Row] = []
-    seen: dict[str, int] = {}
-    mask_shape: tuple[int, int] | None = None
-    for line, fields in table.records():
-        height, width, sh, sw = (table.integer(line, c, fields[c]) for c in ("ih", "iw", "sh", "sw"))
-        mask_shape = mask_shape or (sh, sw)
+class _IndexReader:
+    """Reads index.csv.
+
+    Args:
+        root: The folder, resolved.
+        categories: The categories; None to take them from the header.
+        labels: The labels, which image-level labels must be among; None to take any.
+        report: Takes the findings.
+    """
+
+    def __init__(
+        self, root: Path, categories: tuple[str, ...] | None, labels: dict[int, Label] | None, report: Report
+    ) -> None:
+        self._table = _Table(root, INDEX, (*FIXED_COLUMNS, *(categories or ())), report)
+        others = tuple(column for column in self._table.header if column not in FIXED_COLUMNS)
+        self.columns = others if categories is None else categories
+        self.mask_shape = (0, 0)
+        self._labels = labels
+        self._lines: dict[str, int] = {}
+        for column in others:
+            if column not in self.columns:
+                message = f'Column "{_short(column)}" is no category of category.csv and is ignored. Add it there.'
+                self._table.warning("UNKNOWN_CATEGORY", 1, message)
+
+    def rows(self) -> Iterator[Row]:
+        """The rows without an error."""
+        found = False
+        for line, fields in self._table.records():
+            found, errors = True, self._table.errors
+            row = self._read_row(line, fields)
+            if self._table.errors == errors:
+                yield row
+        if not found and not self._table.errors:
+            self._table.error("DATASET_EMPTY", 0, "The dataset has no image. Add one row per image.")
+
+    def _read_row(self, line: int, fields: dict[str, str]) -> Row:
         image, split = fields["image"], fields["split"]
+        height, width, sh, sw = (self._table.integer(line, c, fields[c]) for c in ("ih", "iw", "sh", "sw"))
+        self._judge_mask_size(line, image, (sh, sw))
+        if not image:
+            self._table.error("IMAGE_MISSING", line, "The row names no image. Fill in its path below images/.")
+        elif image in self._lines:
+            first = self._lines[image]
+            message = (
+                f'Image "{_short(image)}" stands here twice (first in line {first}) and counts twice. Remove one row.'
+            )
+            self._table.warning("DUPLICATE_IMAGE", line, message)
+        self._lines.setdefault(image, line)
+        if split not in USUAL_SPLITS:
+            usual = ", ".join(USUAL_SPLITS)
+            message = (
+                f'Split "{_short(split)}" is none of {usual}; other readers leave its images out. Correct or accept it.'
+            )
+            self._table.warning("UNKNOWN_SPLIT", line, message)
+        items = tuple(
+            item
+            for index, category in enumerate(self.columns)
+            for item in self._read_items(line, index, category, fields[category])
+        )
+        planes = sum(bool(item.plane) for item in items)
+        if planes > MAX_PLANES:
+            message = f"{planes} label planes; some readers stack at most {MAX_PLANES}. Merge planes if they matter."
+            self._table.warning("MANY_PLANES", line, message)
+        return Row(image, split, height, width, items, line)
+
+    def _judge_mask_size(self, line: int, image: str, shape: tuple[int, int]) -> None:
+        sh, sw = shape
         if not 0 < sh * sw <= MAX_IMAGE_PIXELS:
             message = f"sh,sw of {_short(image)} is {sh},{sw}: no size of a label plane. Correct it."
-            table.error("MASK_SIZE", line, message)
-        elif (sh, sw) != mask_shape:
+            self._table.error("MASK_SIZE", line, message)
+        elif self.mask_shape == (0, 0):
+            self.mask_shape = shape
+        elif shape != self.mask_shape:
+            first = f"{self.mask_shape[0]},{self.mask_shape[1]}"
             message = (
-                f"sh,sw of {_short(image)} is {sh},{sw}, that of the first row {mask_shape[0]},{mask_shape[1]}; "
-                "all must be equal. Rescale the label planes by nearest neighbour."
+                f"sh,sw of {_short(image)} is {sh},{sw}, that of the first row {first}; all must be equal. "
+                "Rescale the label planes by nearest neighbour."
             )
-            table.error("MASK_SIZE", line, message)
-        _judge_row(table, line, image, split, seen)
-        items = tuple(_read_items(table, line, categories, fields, labels))
-        rows.append(Row(image, split, height, width, items, line))
-    if not rows and not table.broken:
-        table.error("DATASET_EMPTY", 0, "The dataset has no image. Add one row per image.")
-    return (None, None) if table.broken else (tuple(rows), mask_shape)
+            self._table.error("MASK_SIZE", line, message)
 
-
-def _judge_row(table: _Table, line: int, image: str, split: str, seen: dict[str, int]) -> None:
-    if not image:
-        table.error("IMAGE_MISSING", line, "The row names no image. Fill in its path below the folder images.")
-    elif image in seen:
-        message = (
-            f'Image "{_short(image)}" stands here twice (first in line {seen[image]}) and counts twice. Remove one row.'
-        )
-        table.warning("DUPLICATE_IMAGE", line, message)
-    seen.setdefault(image, line)
-    if split not in USUAL_SPLITS:
-        usual = ", ".join(USUAL_SPLITS)
-        message = (
-            f'Split "{_short(split)}" is none of {usual}; other readers leave its images out. Correct or accept it.'
-        )
-        table.warning("UNKNOWN_SPLIT", line, message)
-
-
-def _read_items(
-    table: _Table, line: int, categories: Sequence[str], fields: dict[str, str], labels: dict[int, Label] | None
-) -> Iterator[Item]:
-    planes = 0
-    for index, category in enumerate(categories):
-        for text in (part.strip() for part in fields[category].split(";")):
-            if not text:
+    def _read_items(self, line: int, index: int, category: str, text: str) -> Iterator[Item]:
+        """The planes and image-level labels of one category's field."""
+        for entry in (part.strip() for part in text.split(";")):
+            if not _INTEGER.fullmatch(entry):
+                if entry:
+                    yield Item(index, f"images/{entry}", 0)
                 continue
-            if not _INTEGER.fullmatch(text):
-                planes += 1
-                yield Item(index, f"images/{text}", 0)
-                continue
-            number = table.label_number(line, category, text)
-            if number == 0:
-                continue
-            if labels is not None and number not in labels:
+            number = self._table.label_number(line, category, entry)
+            if number and self._labels is not None and number not in self._labels:
                 message = f"Image-level label {number} ({category}) is not in label.csv. Add it there or correct it."
-                table.error("UNKNOWN_LABEL", line, message)
-            yield Item(index, "", number)
-    if planes > MAX_PLANES:
-        message = f"{planes} label planes; some readers stack at most {MAX_PLANES}. Merge planes if they matter."
-        table.warning("MANY_PLANES", line, message)
+                self._table.error("UNKNOWN_LABEL", line, message)
+            elif number:
+                yield Item(index, "", number)
 
 
 def _short(text: str) -> str:

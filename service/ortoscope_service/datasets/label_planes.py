@@ -1,12 +1,14 @@
 """Label planes: 8-bit RGB PNG files in which red + 256 times green is the number of a pixel's label and blue is 0."""
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ortoscope_service.datasets.broden_tables import MAX_LABEL_NUMBER
 from ortoscope_service.datasets.dataset import decode_inside, displayable, read_inside
 from ortoscope_service.datasets.findings import DatasetError, error
 from ortoscope_service.datasets.image_headers import BadHeaderError, read_header
@@ -65,6 +67,14 @@ def read_plane(
         )
         raise refusal("UNKNOWN_LABEL", message)
     return plane
+
+
+def known_numbers(numbers: Iterable[int]) -> npt.NDArray[np.bool_]:
+    """(65536,) whether a number may stand in a label plane: 0 or a label's."""
+    known = np.zeros(MAX_LABEL_NUMBER + 1, np.bool_)
+    known[0] = True
+    known[list(numbers)] = True
+    return known
 
 
 def encode_plane(plane: npt.NDArray[np.integer]) -> bytes:
