@@ -29,7 +29,7 @@ class DatasetCatalog:
         self._root = root
         self._file_digests = FileDigests()
         self._lock = threading.Lock()
-        self._opened: dict[str, Dataset] = {}
+        self._opened: dict[str, tuple[Path, Dataset]] = {}
 
     def names(self) -> list[str]:
         """Names of the datasets in the byte order of their UTF-8; also of those that cannot be read."""
@@ -56,10 +56,10 @@ class DatasetCatalog:
             OrtoscopeError: NOT_FOUND, UNKNOWN_DATASET. FAILED_PRECONDITION, DATASET_UNREADABLE: a table is missing or
                 damaged, or there is no image; metadata `cause`, `path` and `line` are those of the validator's finding.
         """
-        root = self.root_of(name)
+        root = self.root_of(name).resolve()
         with self._lock:
-            opened = self._opened.get(name)
-        if opened is not None and not opened.is_stale():
+            opened_root, opened = self._opened.get(name, (None, None))
+        if opened is not None and opened_root == root and not opened.is_stale():
             return opened
         try:
             dataset = self._open(root, name)
@@ -71,7 +71,7 @@ class DatasetCatalog:
                 metadata={"dataset": name, "cause": damage.reason, **damage.metadata},
             ) from damage
         with self._lock:
-            self._opened[name] = dataset
+            self._opened[name] = root, dataset
         return dataset
 
     def _open(self, root: Path, name: str) -> Dataset:

@@ -74,7 +74,7 @@ def _entries(root: Path, folder: str, report: Report) -> Iterator[tuple[str, "os
         message = "The folder cannot be read. Check its permissions."
         report(error("FOLDER_UNREADABLE", "" if folder == "." else displayable(folder), 0, message))
         return
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
         yield (entry.name if folder == "." else f"{folder}/{entry.name}"), entry
 
 
