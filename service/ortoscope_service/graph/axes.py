@@ -11,6 +11,31 @@ Extent = int | str | None
 
 RECURRENT = frozenset({"RNN", "GRU", "LSTM"})
 
+BROADCASTING = frozenset(
+    {
+        "Add",
+        "And",
+        "Div",
+        "Equal",
+        "Greater",
+        "Less",
+        "MatMul",
+        "Max",
+        "Mean",
+        "Min",
+        "Mod",
+        "Mul",
+        "Or",
+        "PRelu",
+        "Pow",
+        "Sub",
+        "Sum",
+        "Where",
+        "Xor",
+    }
+)
+"""Operators that align the shapes of all their operands at the last axis."""
+
 _REDUCTIONS = frozenset(
     {
         "ReduceL1",
@@ -114,6 +139,8 @@ def normalized(axis: int, rank: int) -> int:
 
 def _aligned(node: ir.Node, position: int, axis: int, rank: int, output: int) -> int | None:
     """Element-wise operators align shapes at the last axis; most others keep the axes of their first input."""
+    if position > 0 and node.op_type not in BROADCASTING and node.op_type != "Concat":
+        return None
     shape = node.outputs[output].shape
     if shape is None:
         return axis if position == 0 else None

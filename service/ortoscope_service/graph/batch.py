@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ortoscope_service.graph.axes import RECURRENT, axis_in_output, extents, normalized
+from ortoscope_service.graph.axes import BROADCASTING, RECURRENT, axis_in_output, extents, normalized
 from ortoscope_service.graph.batch_flow import BatchPlace, batch_inputs, batch_places, place_after_reshape
 from ortoscope_service.graph.constants import (
     constant_ints,
@@ -60,11 +60,12 @@ def make_batch_symbolic(model: ir.Model) -> BatchRewrite:
         The rewritten model, with shapes inferred anew.
     """
     _, batch = batch_inputs(model.graph)
-    if not isinstance(batch, int):
+    if not isinstance(batch, int) or batch < 1:
         return BatchRewrite(model, 0, ())
     rewritten = model.clone()
     changed = _Rewriter(rewritten.graph, batch).rewrite()
-    _refresh_shapes(rewritten, batch)
+    _drop_unused_constants(rewritten.graph)
+    _refresh_shapes(rewritten)
     return BatchRewrite(rewritten, batch, tuple(changed))
 
 
@@ -223,7 +224,7 @@ class _Rewriter:
             if normalized(int_attribute(node, "axis", 0), rank) == place.axis:
                 return {}
             return dict.fromkeys(range(len(node.inputs)), place.axis)
-        if not place.alone or node.op_type not in _BROADCASTING:
+        if not place.alone or node.op_type not in BROADCASTING:
             return {}
         return {
             index: place.axis - rank + len(other.shape)
@@ -274,9 +275,8 @@ class _Rewriter:
     def _constant(self, name: str, numbers: Sequence[int]) -> ir.Value:
         unique = self._new_name(name)
         tensor = ir.tensor(np.asarray(numbers, np.int64), name=unique)
-        value = ir.Value(
-            name=unique, shape=ir.Shape(tensor.shape), type=ir.TensorType(ir.DataType.INT64), const_value=tensor
-        )
+        shape = ir.Shape([len(numbers)])
+        value = ir.Value(name=unique, shape=shape, type=ir.TensorType(ir.DataType.INT64), const_value=tensor)
         self._graph.register_initializer(value)
         return value
 
@@ -288,21 +288,14 @@ class _Rewriter:
         return unique
 
 
-_BROADCASTING = frozenset(
-    {"Add", "And", "Div", "Equal", "Greater", "Less", "MatMul", "Max", "Mean", "Min", "Mod", "Mul"}
-) | {
-    "Or",
-    "Pow",
-    "PRelu",
-    "Sub",
-    "Sum",
-    "Where",
-    "Xor",
-}
+def _drop_unused_constants(graph: ir.Graph) -> None:
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
 
 
-def _refresh_shapes(model: ir.Model, batch: int) -> None:
-    """Frees the inputs' batch and infers all shapes anew; what inference cannot tell keeps its extents but the batch."""
+def _refresh_shapes(model: ir.Model) -> None:
+    """Frees the inputs' batch and infers shapes anew; what inference cannot tell keeps its extents but the batch."""
     graph = model.graph
     places = batch_places(graph)
     inputs, _ = batch_inputs(graph)

@@ -125,7 +125,7 @@ def _fixed_place_after_reshape(inside: int | None, after: Sequence[Extent], batc
         if not behind or not isinstance(size, int) or inside % behind:
             continue
         inner = inside // behind
-        if inner and size % (batch * inner) == 0:
+        if batch * inner and size % (batch * inner) == 0:
             fitting.append(BatchPlace(axis, size // (batch * inner), inner))
     alone = [place for place in fitting if place.alone]
     if alone:

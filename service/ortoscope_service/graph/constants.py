@@ -9,7 +9,11 @@ _MAX_ELEMENTS = 1024
 
 
 def constant_array(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
-    """The value of a small constant: an initializer or a Constant node, through Identity and Cast; None otherwise."""
+    """The value of a small constant, or None.
+
+    A constant is an initializer or a Constant node, or made of constants by Identity, Cast, Concat or Unsqueeze, as
+    exporters write shapes.
+    """
     if value is None:
         return None
     if value.is_initializer():
@@ -19,15 +23,13 @@ def constant_array(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
         return None
     if node.op_type == "Constant":
         return _constant_node_array(node)
-    if node.op_type in {"Identity", "Cast"}:
-        array = constant_array(node.inputs[0])
-        if array is None or node.op_type == "Identity":
-            return array
-        try:
-            return array.astype(ir.DataType(int_attribute(node, "to", 0)).numpy())
-        except TypeError:
-            return None
-    return None
+    if node.op_type not in {"Cast", "Concat", "Identity", "Unsqueeze"}:
+        return None
+    arrays = [constant_array(value) for value in node.inputs]
+    known = [array for array in arrays if array is not None]
+    if not known or len(known) < len(arrays):
+        return None
+    return _fold(node, known)
 
 
 def constant_scalar(value: ir.Value | None) -> float | None:
@@ -75,6 +77,20 @@ def ints_input_or_attribute(node: ir.Node, position: int, name: str) -> tuple[in
     if len(node.inputs) > position and node.inputs[position] is not None:
         return constant_ints(node.inputs[position])
     return ints_attribute(node, name)
+
+
+def _fold(node: ir.Node, arrays: list[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic] | None:
+    try:
+        if node.op_type == "Cast":
+            return arrays[0].astype(ir.DataType(int_attribute(node, "to", 0)).numpy())
+        if node.op_type == "Concat":
+            return np.concatenate(arrays, axis=int_attribute(node, "axis", 0))
+        if node.op_type == "Unsqueeze":
+            axes = ints_attribute(node, "axes") or tuple(int(axis) for axis in arrays[1].reshape(-1))
+            return np.expand_dims(arrays[0], axes)
+    except (TypeError, ValueError):
+        return None
+    return arrays[0]
 
 
 def _constant_node_array(node: ir.Node) -> npt.NDArray[np.generic] | None:

@@ -174,7 +174,7 @@ def _last_of_calls(members: Sequence[ir.Value]) -> list[ir.Value]:
 
 
 def _operator_counts(graph: ir.Graph) -> Mapping[ir.Value, str]:
-    """`relu_12`: operator, and how many of its kind came before; further outputs of a node are `split_0_1`, …"""
+    """Operator and how many of its kind came before, `relu_12`; further outputs of a node are `split_0_1` and so on."""
     counts: Counter[str] = Counter()
     names: dict[ir.Value, str] = {}
     for node in graph:
