@@ -29,7 +29,7 @@ help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
 
 demo: $(DEMO_OR_MORE) ## Dissects a real network and writes demo-output/index.html.
-	@$(BIN)/python -m ortoscope_service.demo demo-output
+	@$(BIN)/python demo/run.py demo-output
 
 test: $(DEVELOPMENT) ## Runs all tests but the long ones; ARGS="…" are passed to pytest.
 	@$(BIN)/python -m pytest $(ARGS)

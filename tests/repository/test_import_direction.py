@@ -17,7 +17,7 @@ RANK = {"graph": 1, "runtime": 2, "models": 3, "datasets": 3, "statistics": 3, "
 # Modules beside the packages that every package may import; they import none of the packages.
 SHARED = {"config", "errors"}
 # Modules beside the packages that put them together; no package imports them.
-PROGRAMS = {"__main__", "commands", "demo"}
+PROGRAMS = {"__main__", "commands"}
 
 GRPC = {"grpc", "grpc_health", "grpc_reflection", "grpc_status"}
 TRAINING_FRAMEWORKS = {"jax", "keras", "tensorflow", "torch", "torchvision"}
@@ -97,7 +97,7 @@ def declared(extras: tuple[str, ...]) -> set[str]:
 
 
 CLIENT_MAY_IMPORT = declared(()) | {"ortoscope"}
-SERVICE_MAY_IMPORT = declared(("server", "cluster", "demo")) | {"ortoscope", "ortoscope_service"}
+SERVICE_MAY_IMPORT = declared(("server", "cluster")) | {"ortoscope", "ortoscope_service"}
 
 
 def violations(module: str, source: str) -> list[str]:
@@ -160,7 +160,7 @@ def service_violations(module: str, name: str) -> Iterator[str]:
         yield f"imports {name}: only api imports grpc"
     if top == "onnxruntime" and package != "runtime":
         yield f"imports {name}: only runtime imports onnxruntime"
-    if top == "ortoscope" and imported != "v1" and name != "ortoscope.v1" and package != "demo":
+    if top == "ortoscope" and imported != "v1" and name != "ortoscope.v1":
         yield f"imports {name}: of the client, only the stubs in ortoscope.v1"
     if top != "ortoscope_service" or not package or package in PROGRAMS:
         return
@@ -262,7 +262,6 @@ ACCEPTED = [
     ("ortoscope_service.jobs.runner", "from ortoscope.v1 import operations_pb2"),
     ("ortoscope_service.runtime.sessions", "import onnxruntime as ort"),
     ("ortoscope_service.commands", "from ortoscope_service.api.server import make_server"),
-    ("ortoscope_service.demo", "import ortoscope"),
     ("ortoscope_service.models.zoo.legacy_pickle", "import pickle"),
     ("ortoscope_service.datasets.arrays", "import numpy as np\nnp.load('x.npy', allow_pickle=False)"),
     ("ortoscope.tables", "def to_pandas(self):\n    import pandas"),

@@ -146,7 +146,7 @@ def dissect(
             decoding = time.perf_counter()
             labels = dataset.read_labels(int(index))
             timings.decode += time.perf_counter() - decoding
-            above = maps.reshape(len(units), -1).max(axis=1) > threshold[units]
+            above = maps.max(axis=(1, 2), initial=-np.inf) > threshold[units]
             tally.add(int(index), labels, units[above], maps[above])
         progress("counting", len(indices), len(indices))
         timings.own += time.perf_counter() - began - (timings.decode - decoding_images)

@@ -1,0 +1,148 @@
+"""The main job on a real network, end to end: `python demo/run.py OUTPUT`.
+
+Prepares EfficientNet-Lite0 (ImageNet weights) from its package, renders labelled scenes, starts a server, and then asks
+it, through the client alone: what do the units respond to on photographs, which images drive them, and which concepts
+do they detect? Writes OUTPUT/index.html with the reports beside it, and prints the five most interesting
+findings. What was prepared is kept in .cache/demo, so that a second run starts at once.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import ortoscope
+from findings import Finding, Photograph, find, look_at
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / ".cache" / "demo"
+MODEL = "efficientnet-lite0"
+DATASET = "rendered-scenes"
+TAPS = ("blocks.4", "blocks.10")
+PHOTOGRAPHS = (
+    "chelsea.png",
+    "coffee.png",
+    "rocket.jpg",
+    "astronaut.png",
+    "motorcycle_left.png",
+    "hubble_deep_field.jpg",
+)
+
+
+@dataclass(frozen=True)
+class TapReport:
+    """What was found at one tap."""
+
+    tap: ortoscope.Tap
+    """The tap."""
+
+    dissection: ortoscope.Dissection
+    """Its dissection."""
+
+    folder: str
+    """The folder of its reports, relative to the output."""
+
+
+def server_command(*arguments: str) -> list[str]:
+    """The command line of `ortoscope-server` in this environment."""
+    return [sys.executable, "-m", "ortoscope_service", *arguments]
+
+
+def prepare() -> None:
+    """Puts the model and the scenes into the working folder, unless they are there."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    subprocess.run(server_command("zoo", MODEL, "--models", str(WORK / "models")), check=True)
+    scenes = WORK / "datasets" / DATASET
+    if not (scenes / "index.csv").exists():
+        subprocess.run(server_command("render-scenes", str(scenes)), check=True)
+
+
+@contextlib.contextmanager
+def server() -> Iterator[str]:
+    """A server on a free port; yields its target and stops it cleanly."""
+    folders = [f"--{name}={WORK / name}" for name in ("models", "datasets", "store")]
+    process = subprocess.Popen(
+        server_command("serve", *folders, "--listen", "127.0.0.1:0"), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    try:
+        log = []
+        for line in process.stderr:
+            log.append(line)
+            if "listening on " in line:
+                yield line.split("listening on ")[1].split()[0]
+                break
+        else:
+            raise SystemExit("The server did not start:\n" + "".join(log))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def photographs() -> list[Path]:
+    """The sample photographs that scikit-image brings."""
+    specification = importlib.util.find_spec("skimage")
+    if specification is None or specification.origin is None:
+        raise SystemExit("The photographs are scikit-image's; install ortoscope[demo].")
+    folder = Path(specification.origin).parent / "data"
+    return [folder / name for name in PHOTOGRAPHS if (folder / name).exists()]
+
+
+def examine(scope: ortoscope.Ortoscope, output: Path) -> tuple[list[TapReport], list[Photograph]]:
+    """Dissects the taps, collects examples, and looks at the photographs; writes the reports."""
+    model = scope.model(MODEL)
+    reports = []
+    for name in TAPS:
+        tap = model.tap(name)
+        folder = tap.display_name.replace("/", ".")
+        dissection = tap.dissect(DATASET).result(progress=True)
+        dissection.save(output / folder / "dissection", progress=True)
+        tap.examples(DATASET, count=6).result(progress=True).save(output / folder / "examples", progress=True)
+        reports.append(TapReport(tap, dissection, folder))
+    last = reports[-1]
+    activations = model.activate(photographs(), last.tap)[last.tap.display_name]
+    maps = np.moveaxis(activations.values, activations.unit_axis, 1)
+    return reports, look_at(photographs(), maps, last.dissection)
+
+
+def write_page(output: Path, reports: list[TapReport], shown: list[Photograph], findings: list[Finding]) -> None:
+    """Writes the page that leads to the reports."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("page.html").render(
+        model=MODEL, dataset=DATASET, reports=reports, photographs=shown, findings=findings
+    )
+    (output / "index.html").write_text(page, encoding="utf-8")
+
+
+def main() -> None:
+    """Runs the demo."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path, help="folder to write to")
+    output: Path = parser.parse_args().output
+    console = Console()
+    began = time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)
+    prepare()
+    with server() as target, ortoscope.connect(target) as scope:
+        reports, shown = examine(scope, output)
+    findings = find([(report.tap.display_name, report.dissection) for report in reports], shown)
+    write_page(output, reports, shown, findings)
+    console.print("\n[bold]The five most interesting findings[/bold]")
+    for number, finding in enumerate(findings, start=1):
+        console.print(f"{number}. {finding.text}", highlight=False)
+    console.print(f"\nOpen [bold]{output / 'index.html'}[/bold]. ({time.monotonic() - began:.0f} s)", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
