@@ -1,0 +1,75 @@
+"""From a picture to the tensor that a model was trained on."""
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ortoscope_service.models.manifest import Preprocessing
+
+
+def preprocess(image: Image.Image, preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
+    """The input that a model takes for a picture, without the batch axis.
+
+    1. A picture of exactly the input's size passes untouched; any other is fitted by the size policy (`fit`).
+    2. Colours are brought into order; gray is luma, 0.299 R + 0.587 G + 0.114 B, rounded.
+    3. (pixel - mean) / std, in float32, on pixels 0..255.
+
+    Args:
+        image: An RGB picture.
+        preprocessing: What the model expects.
+
+    Returns:
+        (channels, height, width) or (height, width, channels), by the layout; float32, C-contiguous.
+    """
+    fitted = fit(image, preprocessing)
+    return normalize(np.asarray(fitted.convert("RGB")), preprocessing)
+
+
+def fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The picture at the input's size.
+
+    "squash" resizes width and height at once, bilinear with antialiasing. "crop" resizes, bicubic with antialiasing,
+    so that the picture just covers the input enlarged by `resize_short_side / min(height, width)` (for a square
+    input: so that the short side is `resize_short_side`), and takes the centre; the long side and the offset are
+    rounded as torchvision's `Resize` and `CenterCrop` do.
+    """
+    height, width = preprocessing.height, preprocessing.width
+    if image.size == (width, height):
+        return image
+    if preprocessing.size_policy == "squash":
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+    enlargement = preprocessing.resize_short_side / min(height, width)
+    cover = (round(width * enlargement), round(height * enlargement))
+    if cover[0] * image.height >= cover[1] * image.width:  # the width is what limits
+        size = (cover[0], max(height, int(cover[0] * image.height / image.width)))
+    else:
+        size = (max(width, int(cover[1] * image.width / image.height)), cover[1])
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    resized = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + width, top + height))
+
+
+def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
+    """Colour order, (pixel - mean) / std and layout of pictures that have the input's size already.
+
+    Args:
+        pixels: (..., height, width, 3) uint8, RGB.
+        preprocessing: What the model expects.
+
+    Returns:
+        (..., channels, height, width) or (..., height, width, channels) float32, C-contiguous.
+    """
+    if preprocessing.color_order == "gray":
+        # Pillow's integers for ITU-R BT.601, so that a gray picture keeps its values.
+        luma = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+        values = ((luma + 0x8000) >> 16)[..., np.newaxis].astype(np.float32)
+        values = (values - np.float32(preprocessing.mean[0])) / np.float32(preprocessing.std[0])
+    else:
+        values = pixels.astype(np.float32)
+        values -= np.asarray(preprocessing.mean, np.float32)
+        values /= np.asarray(preprocessing.std, np.float32)
+        if preprocessing.color_order == "bgr":
+            values = values[..., ::-1]
+    if preprocessing.layout == "nchw":
+        values = np.moveaxis(values, -1, -3)
+    return np.ascontiguousarray(values)
