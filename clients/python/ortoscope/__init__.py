@@ -1,0 +1,108 @@
+"""Ortoscope's client: look inside the neural networks that an Ortoscope server holds.
+
+    import ortoscope
+
+    with ortoscope.connect("127.0.0.1:50051") as scope:
+        model = scope.model("efficientnet-lite0")
+        tap = model.taps().find("blocks.10")[0]
+        tap.activate("cat.jpg", reduce="max").values   # a NumPy array (images, units)
+        tap.dissect("minibroden224").result(progress=True).save("report")
+
+Names are imported when they are first used, so that whoever needs only the messages of `ortoscope.v1` pays for
+nothing else.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ortoscope.activations import Activations as Activations
+    from ortoscope.activations import Selection as Selection
+    from ortoscope.activations import TapActivations as TapActivations
+    from ortoscope.capabilities import Capabilities as Capabilities
+    from ortoscope.channel import TLS as TLS
+    from ortoscope.channel import Timeouts as Timeouts
+    from ortoscope.client import Ortoscope as Ortoscope
+    from ortoscope.client import connect as connect
+    from ortoscope.datasets import Concept as Concept
+    from ortoscope.datasets import Dataset as Dataset
+    from ortoscope.datasets import Finding as Finding
+    from ortoscope.datasets import ImageEntry as ImageEntry
+    from ortoscope.datasets import Picture as Picture
+    from ortoscope.datasets import ValidationReport as ValidationReport
+    from ortoscope.dissections import Dissection as Dissection
+    from ortoscope.dissections import UnitLabel as UnitLabel
+    from ortoscope.errors import Aborted as Aborted
+    from ortoscope.errors import AlreadyExists as AlreadyExists
+    from ortoscope.errors import Cancelled as Cancelled
+    from ortoscope.errors import DataLoss as DataLoss
+    from ortoscope.errors import DeadlineExceeded as DeadlineExceeded
+    from ortoscope.errors import FailedPrecondition as FailedPrecondition
+    from ortoscope.errors import Internal as Internal
+    from ortoscope.errors import InvalidArgument as InvalidArgument
+    from ortoscope.errors import NotFound as NotFound
+    from ortoscope.errors import OrtoscopeError as OrtoscopeError
+    from ortoscope.errors import OutOfRange as OutOfRange
+    from ortoscope.errors import PermissionDenied as PermissionDenied
+    from ortoscope.errors import ResourceExhausted as ResourceExhausted
+    from ortoscope.errors import Unauthenticated as Unauthenticated
+    from ortoscope.errors import Unavailable as Unavailable
+    from ortoscope.errors import Unimplemented as Unimplemented
+    from ortoscope.examples import Example as Example
+    from ortoscope.examples import ExampleSet as ExampleSet
+    from ortoscope.examples import UnitExamples as UnitExamples
+    from ortoscope.models import Model as Model
+    from ortoscope.models import Tap as Tap
+    from ortoscope.operations import Operation as Operation
+    from ortoscope.tables import Table as Table
+
+_HOME = {
+    "activations": ("Activations", "Selection", "TapActivations"),
+    "capabilities": ("Capabilities",),
+    "channel": ("TLS", "Timeouts"),
+    "client": ("Ortoscope", "connect"),
+    "datasets": ("Concept", "Dataset", "Finding", "ImageEntry", "Picture", "ValidationReport"),
+    "dissections": ("Dissection", "UnitLabel"),
+    "errors": (
+        "Aborted",
+        "AlreadyExists",
+        "Cancelled",
+        "DataLoss",
+        "DeadlineExceeded",
+        "FailedPrecondition",
+        "Internal",
+        "InvalidArgument",
+        "NotFound",
+        "OrtoscopeError",
+        "OutOfRange",
+        "PermissionDenied",
+        "ResourceExhausted",
+        "Unauthenticated",
+        "Unavailable",
+        "Unimplemented",
+    ),
+    "examples": ("Example", "ExampleSet", "UnitExamples"),
+    "models": ("Model", "Tap"),
+    "operations": ("Operation",),
+    "tables": ("Table",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605 - kept equal to the imports above by a test
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - costs more than the rest of this module
+
+        return version("ortoscope")
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'ortoscope' has no attribute {name!r}")
+    value = getattr(import_module(f"ortoscope.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -1,0 +1,412 @@
+"""Models, their versions and their taps."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ortoscope import activations, dissections, examples, resource_names
+from ortoscope.activations import Activations, Reduce, Selection, TapActivations
+from ortoscope.datasets import Dataset
+from ortoscope.dissections import Dissection
+from ortoscope.examples import ExampleSet, Rank
+from ortoscope.inputs import Inputs
+from ortoscope.messages import to_datetime
+from ortoscope.operations import Operation
+from ortoscope.rpcs import Rpcs, all_pages
+from ortoscope.tables import Column, Table
+from ortoscope.tensors import dtype_of
+from ortoscope.v1 import models_pb2
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model in the list of models."""
+
+    name: str
+    """Its name as people write it."""
+
+    latest_version: str
+    """Its newest version, as `name/version`."""
+
+    version_count: int
+    """Number of versions."""
+
+
+class Tap:
+    """An intermediate tensor of a model version.
+
+    Attributes:
+        proto: The message as the server sent it.
+    """
+
+    def __init__(self, rpcs: Rpcs, proto: models_pb2.Tap, model: models_pb2.ModelVersion) -> None:
+        self._rpcs = rpcs
+        self._model = model
+        self.proto = proto
+
+    @property
+    def name(self) -> str:
+        """Resource name, `models/{model}/versions/{version}/taps/{tap}`."""
+        return self.proto.name
+
+    @property
+    def tensor(self) -> str:
+        """Name of the tensor in the ONNX file."""
+        return self.proto.tensor
+
+    @property
+    def display_name(self) -> str:
+        """The name to show people."""
+        return self.proto.display_name
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Further names of the tap."""
+        return tuple(self.proto.aliases)
+
+    @property
+    def operator(self) -> str:
+        """Operator that made the tensor."""
+        return self.proto.operator
+
+    @property
+    def node(self) -> str:
+        """Name of the node that made it; may be empty."""
+        return self.proto.node
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """Element type; None if it is not stated."""
+        return dtype_of(self.proto.data_type)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent of every axis; -1 where it is free (the batch) or not known."""
+        return tuple(self.proto.shape)
+
+    @property
+    def layout(self) -> str:
+        """How the axes are arranged: "vector", "channels_first", "channels_last" or "tokens"."""
+        return models_pb2.Tap.Layout.Name(self.proto.layout).removeprefix("LAYOUT_").lower()
+
+    @property
+    def unit_axis(self) -> int:
+        """The axis along which the units lie."""
+        return self.proto.unit_axis
+
+    @property
+    def site_axes(self) -> tuple[int, ...]:
+        """The axes that make up the sites; empty for a vector."""
+        return tuple(self.proto.site_axes)
+
+    @property
+    def unit_count(self) -> int:
+        """Number of units; 0 if it is not known before the model runs."""
+        return self.proto.unit_count
+
+    @property
+    def pre_activation(self) -> str:
+        """If an activation function made this tensor: the tensor it was applied to."""
+        return self.proto.pre_activation
+
+    @property
+    def post_activation(self) -> str:
+        """If an activation function is applied to this tensor: the result's tensor."""
+        return self.proto.post_activation
+
+    @property
+    def upper_limit(self) -> float | None:
+        """The largest value that the operator can give, if there is one."""
+        return self.proto.upper_limit if self.proto.HasField("upper_limit") else None
+
+    def activate(
+        self, inputs: Inputs, *, reduce: Reduce = "none", site: Sequence[int] = (), top: int = 10
+    ) -> TapActivations:
+        """Computes the activations of this tap; see `Model.activate`."""
+        selection = Selection(self.tensor, reduce, site, top)
+        return activations.activate(self._rpcs, self._model, inputs, [selection])[self.tensor]
+
+    def examples(
+        self, dataset: str | Dataset, *, count: int = 0, rank: Rank = "max", splits: Sequence[str] = ()
+    ) -> Operation[ExampleSet]:
+        """Starts the search for the images of a dataset that activate each unit most and least.
+
+        Args:
+            dataset: The dataset or its name.
+            count: Images per unit at either end; 0 stands for 10.
+            rank: The number that images are ranked by: a unit's largest value, mean or smallest value over all sites.
+            splits: Only images of these splits; all if empty.
+
+        Returns:
+            The operation; its `result()` is an `ExampleSet`.
+
+        Raises:
+            OrtoscopeError: As Activations.FindExamples.
+        """
+        name = _dataset_name(dataset)
+        return examples.start_examples(self._rpcs, self.name, name, count=count, rank=rank, splits=splits)
+
+    def dissect(
+        self,
+        dataset: str | Dataset,
+        *,
+        top_fraction: float = 0.0,
+        thresholds: Sequence[float] | npt.NDArray[np.floating] | None = None,
+        iou_threshold: float = 0.0,
+        splits: Sequence[str] = (),
+        examples_per_unit: int = 0,
+    ) -> Operation[Dissection]:
+        """Starts a dissection: which labelled concept each unit detects (Bau, Zhou et al. 2017).
+
+        Args:
+            dataset: The labelled dataset or its name.
+            top_fraction: The share of a unit's activations that lies above its threshold; 0 stands for 0.005.
+            thresholds: (U,) thresholds to use instead, one for each unit.
+            iou_threshold: The IoU above which a unit counts as a detector; 0 stands for 0.04.
+            splits: Only images of these splits; all if empty.
+            examples_per_unit: Top images kept for each unit, with their masks; 0 stands for 5.
+
+        Returns:
+            The operation; its `result()` is a `Dissection`.
+
+        Raises:
+            OrtoscopeError: As Dissections.CreateDissection.
+        """
+        return dissections.start_dissection(
+            self._rpcs,
+            self.name,
+            _dataset_name(dataset),
+            top_fraction=top_fraction,
+            thresholds=thresholds,
+            iou_threshold=iou_threshold,
+            splits=splits,
+            examples_per_unit=examples_per_unit,
+        )
+
+    def __repr__(self) -> str:
+        units = f"{self.unit_count} units" if self.unit_count else "units not known"
+        shape = " x ".join("?" if extent < 0 else str(extent) for extent in self.shape)
+        return f"<Tap {self.display_name} ({self.operator}, tensor {self.tensor}): {units}, {self.layout}, {shape}>"
+
+
+class Model:
+    """A version of a model.
+
+    Attributes:
+        proto: The message as the server sent it.
+    """
+
+    def __init__(self, rpcs: Rpcs, proto: models_pb2.ModelVersion) -> None:
+        self._rpcs = rpcs
+        self.proto = proto
+
+    @property
+    def name(self) -> str:
+        """Resource name, `models/{model}/versions/{version}`."""
+        return self.proto.name
+
+    @property
+    def id(self) -> str:
+        """The version as people write it, `name/version`."""
+        return resource_names.short_model(self.proto.name)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the ONNX file, with "sha256:" before it."""
+        return self.proto.digest
+
+    @property
+    def create_time(self) -> datetime | None:
+        """When it was prepared."""
+        return to_datetime(self.proto.create_time)
+
+    @property
+    def inputs(self) -> tuple[models_pb2.ModelInput, ...]:
+        """The inputs: name, kind, shape, and how a picture becomes it."""
+        return tuple(self.proto.inputs)
+
+    @property
+    def outputs(self) -> tuple[models_pb2.ModelOutput, ...]:
+        """The outputs: name and shape."""
+        return tuple(self.proto.outputs)
+
+    @property
+    def fixed_batch(self) -> int:
+        """The batch size that the file is bound to; 0 if any batch can be run."""
+        return self.proto.fixed_batch
+
+    @property
+    def class_labels(self) -> tuple[str, ...]:
+        """Name of every class by its index, if known."""
+        return tuple(self.proto.class_labels)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was noticed when it was prepared."""
+        return tuple(self.proto.notes)
+
+    def versions(self) -> "Table[Model]":
+        """Lists all versions of this model, newest first."""
+        parent = "/".join(self.name.split("/")[:2])
+        response = all_pages(self._rpcs.list_model_versions, models_pb2.ListModelVersionsRequest(parent=parent))
+        return Table(
+            (Model(self._rpcs, entry) for entry in response.model_versions),
+            (
+                Column("version", lambda model: model.id),
+                Column("created", lambda model: model.create_time and f"{model.create_time:%Y-%m-%d %H:%M}"),
+                Column("taps", lambda model: model.proto.tap_count, numeric=True),
+                Column("bytes", lambda model: model.proto.size_bytes, numeric=True),
+                Column("digest", lambda model: model.digest),
+            ),
+            title=f"{len(response.model_versions)} versions of {parent.removeprefix('models/')}",
+            names=lambda model: (model.id, model.name),
+        )
+
+    def taps(self) -> Table[Tap]:
+        """Lists the taps in the order in which the model computes them; `.find(text)` looks in all their names."""
+        response = all_pages(self._rpcs.list_taps, models_pb2.ListTapsRequest(parent=self.name))
+        return tap_table((Tap(self._rpcs, entry, self.proto) for entry in response.taps), self.id)
+
+    def tap(self, name: str) -> Tap:
+        """Gets a tap by any of its names.
+
+        Raises:
+            NotFound: UNKNOWN_TAP; the message has the closest names.
+        """
+        request = models_pb2.GetTapRequest(name=resource_names.tap(self.name, name))
+        return Tap(self._rpcs, self._rpcs.get_tap(request), self.proto)
+
+    def activate(
+        self,
+        inputs: Inputs,
+        taps: "str | Tap | Selection | Iterable[str | Tap | Selection]",
+        *,
+        reduce: Reduce = "none",
+        site: Sequence[int] = (),
+        top: int = 10,
+    ) -> Activations:
+        """Computes the activations of taps on given inputs.
+
+        What is too much for one request is sent in several.
+
+        Args:
+            inputs: One item or many. An item is the path of a picture (or of a .npy file), its bytes, a PIL image, an
+                image of a dataset, a NumPy array (uint8 of height, width, 3: a picture; anything else: the model's
+                input as it stands, without the batch axis), or, for a model with several inputs, a mapping from
+                their names to arrays. An array with a batch axis is many items.
+            taps: Any names of taps; a `Selection` has a reduction of its own.
+            reduce: What is computed from a map: "none" (the whole map), "mean", "max", "site" or "top".
+            site: For "site": the index along each site axis; negative counts from the end.
+            top: For "top": how many units.
+
+        Returns:
+            By the name asked for, the arrays of each tap; their first axis runs over the inputs.
+
+        Raises:
+            OrtoscopeError: As Activations.Activate.
+            OSError: A file cannot be read.
+        """
+        return activations.activate(self._rpcs, self.proto, inputs, _selections(taps, reduce, site, top))
+
+    def stream(
+        self,
+        inputs: Inputs,
+        taps: "str | Tap | Selection | Iterable[str | Tap | Selection]",
+        *,
+        reduce: Reduce = "none",
+        site: Sequence[int] = (),
+        top: int = 10,
+        batch_size: int = 16,
+        window: int = 2,
+    ) -> Iterator[Activations]:
+        """Computes the activations of any number of inputs, in order, in bounded memory.
+
+        Inputs are taken from an iterator only as answers are read: at most `window` batches are on their way.
+
+        Args:
+            inputs: As for `activate`; usually a generator.
+            taps: As for `activate`.
+            reduce: As for `activate`.
+            site: As for `activate`.
+            top: As for `activate`.
+            batch_size: Most inputs that are computed and answered together.
+            window: Most batches sent and not yet answered.
+
+        Yields:
+            The activations of the next `batch_size` inputs.
+
+        Raises:
+            OrtoscopeError: As Activations.StreamActivations.
+            OSError: A file cannot be read.
+        """
+        selections = _selections(taps, reduce, site, top)
+        return activations.stream(self._rpcs, self.proto, inputs, selections, batch_size=batch_size, window=window)
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{entry.name} {_shape(entry.shape)}" for entry in self.inputs)
+        return f"<Model {self.id}: {self.proto.tap_count} taps, input {inputs}, opset {self.proto.opset}>"
+
+
+def model_table(response: models_pb2.ListModelsResponse) -> Table[ModelEntry]:
+    """The models of a ListModelsResponse."""
+    return Table(
+        (
+            ModelEntry(
+                resource_names.short_model(entry.name),
+                resource_names.short_model(entry.latest_version),
+                entry.version_count,
+            )
+            for entry in response.models
+        ),
+        (
+            Column("model", lambda entry: entry.name),
+            Column("newest", lambda entry: entry.latest_version),
+            Column("versions", lambda entry: entry.version_count, numeric=True),
+        ),
+        title=f"{len(response.models)} model{'' if len(response.models) == 1 else 's'}",
+        names=lambda entry: (entry.name, f"models/{entry.name}"),
+    )
+
+
+def tap_table(taps: Iterable[Tap], model: str) -> Table[Tap]:
+    """The taps of a model version as a table."""
+    rows = tuple(taps)
+    return Table(
+        rows,
+        (
+            Column("tap", lambda tap: tap.display_name),
+            Column("operator", lambda tap: tap.operator),
+            Column("units", lambda tap: tap.unit_count or "?", numeric=True),
+            Column("shape", lambda tap: _shape(tap.shape)),
+            Column("layout", lambda tap: tap.layout),
+            Column("at most", lambda tap: tap.upper_limit, numeric=True),
+            Column("tensor", lambda tap: tap.tensor),
+            Column("also", lambda tap: tap.aliases),
+        ),
+        title=f"{len(rows)} taps of {model}",
+        names=lambda tap: (tap.display_name, tap.tensor, tap.name, *tap.aliases),
+    )
+
+
+def _selections(
+    taps: "str | Tap | Selection | Iterable[str | Tap | Selection]", reduce: Reduce, site: Sequence[int], top: int
+) -> list[Selection]:
+    each = [taps] if isinstance(taps, (str, Tap, Selection)) else list(taps)
+    return [
+        tap
+        if isinstance(tap, Selection)
+        else Selection(tap.display_name if isinstance(tap, Tap) else tap, reduce, site, top)
+        for tap in each
+    ]
+
+
+def _dataset_name(dataset: str | Dataset) -> str:
+    return dataset.name if isinstance(dataset, Dataset) else resource_names.dataset(dataset)
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return " x ".join("?" if extent < 0 else str(extent) for extent in shape)
