@@ -135,7 +135,10 @@ def _own_names(value: ir.Value, scope: _Scope | None) -> Iterator[str]:
 
 
 def _module_names(values: Sequence[ir.Value], scopes: Mapping[ir.Value, _Scope]) -> Mapping[ir.Value, list[str]]:
-    """Module paths for the tensors that leave modules, outermost module first."""
+    """Module paths for the tensors that leave modules, outermost module first.
+
+    Only a sequence at the top gives way to its last member, so that a listing reads layer1.0, layer1.1, layer2.0.
+    """
     members: dict[str, list[ir.Value]] = defaultdict(list)
     for value in values:
         if value in scopes:
@@ -148,6 +151,9 @@ def _module_names(values: Sequence[ir.Value], scopes: Mapping[ir.Value, _Scope])
             for call, value in enumerate(last_of_calls, start=1):
                 names[value].append(f"{module}:{call}")
         names[last_of_calls[-1]].append(module)
+    for paths in names.values():
+        if len(paths) > 1 and "." not in paths[0] and re.fullmatch(re.escape(paths[0]) + r"\.\d+", paths[1]):
+            paths[:2] = paths[1], paths[0]
     return names
 
 
