@@ -1,0 +1,1 @@
+"""The gRPC face of the service: servicers translate, validate and map errors; the work is done elsewhere."""

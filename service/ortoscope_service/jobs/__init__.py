@@ -1,0 +1,1 @@
+"""Long-running operations: their record, their execution, and the store of what they make."""

@@ -1,0 +1,88 @@
+"""How a server is set up: where its data lies, where it listens, and how much it takes at a time."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a server takes at a time. Published by `Capabilities.GetCapabilities`; errors name what was exceeded."""
+
+    max_message_bytes: int = 64 * 1024**2
+    """Largest request or response message: a hundred images as float32 tensors, yet a call cannot fill the memory."""
+
+    max_items_per_request: int = 64
+    """Most items of one Activate request or stream message."""
+
+    max_page_size: int = 1000
+    """Most results on a page of a list."""
+
+    max_blob_bytes: int = 4 * 1024**3
+    """Largest blob that can be written."""
+
+    max_concurrent_rpcs: int = 32
+    """Most calls that are worked on at once; health checks do not count."""
+
+    default_deadline_seconds: int = 300
+    """Deadline of a call that came without one, so that no caller holds a thread for ever."""
+
+    max_pending_operations: int = 100
+    """Most operations that wait or run at once."""
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files for transport security."""
+
+    certificate: Path
+    """The server's certificate chain."""
+
+    private_key: Path
+    """The key of that certificate."""
+
+    client_authority: Path | None = None
+    """Certificates of the authorities that sign clients. If given, a client without such a certificate is refused."""
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Everything that a server is told at its start."""
+
+    models: Path
+    """Folder of model packages, as `ortoscope-server prepare` fills it."""
+
+    store: Path
+    """Folder for operations, results and blobs, on a local disk. Made if it does not exist; one server at a time."""
+
+    datasets: Path | None = None
+    """Folder whose children are the datasets, each by its folder name. None: the server has no datasets."""
+
+    listen: str = "127.0.0.1:50051"
+    """HOST:PORT. Port 0 takes any free one. Anything but a loopback address needs `tls`, or `insecure`."""
+
+    tls: TlsFiles | None = None
+    """Transport security; plain text if None."""
+
+    insecure: bool = False
+    """Listen in plain text on an address that other machines reach. Said aloud because anyone there may then call."""
+
+    threads: int = 0
+    """Threads that ONNX Runtime uses inside an operator; 0: what CPU affinity and cgroup quota allow."""
+
+    batch_size: int = 16
+    """Images per run of a model."""
+
+    session_cache_size: int = 8
+    """ONNX Runtime sessions kept for calls; each holds the weights of the part of the model that it runs."""
+
+    operation_workers: int = 1
+    """Operations that run at once. One already uses every core."""
+
+    grace_seconds: float = 10.0
+    """How long calls and operations under way may go on after the server was asked to stop."""
+
+    metrics_listen: str = ""
+    """HOST:PORT of Prometheus metrics over HTTP; none if empty. The same rule for addresses as for `listen`."""
+
+    limits: Limits = field(default_factory=Limits)
+    """How much the server takes at a time."""

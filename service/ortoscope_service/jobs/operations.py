@@ -1,0 +1,351 @@
+"""The record of every long-running operation: what was asked, how far it is, how it ended."""
+
+import enum
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ortoscope_service.errors import Code, OrtoscopeError, not_found
+from ortoscope_service.jobs.database import Database
+from ortoscope_service.jobs.requests import Request, RequestLog
+from ortoscope_service.runtime.cancellation import Cancellation
+
+
+class State(enum.Enum):
+    """How far an operation is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def done(self) -> bool:
+        """Whether it ended, in whatever way."""
+        return self not in {State.QUEUED, State.RUNNING}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation as it is recorded. Times are seconds since 1970."""
+
+    sequence: int
+    """Rises with every operation of the store."""
+
+    id: str
+    """Its id."""
+
+    verb: str
+    """What it does, for example "dissect"."""
+
+    target: str
+    """Resource name of what it works on."""
+
+    dataset: str
+    """Resource name of the dataset that it reads; may be empty."""
+
+    state: State
+    """How far it is."""
+
+    stage: str
+    """What it does at present, in words."""
+
+    done_items: int
+    """Items done."""
+
+    total_items: int
+    """Items in all; 0 while that is not known."""
+
+    cancel_requested: bool
+    """Whether it was asked to cancel."""
+
+    create_time: float
+    """When it was accepted."""
+
+    start_time: float | None
+    """When work on it began."""
+
+    end_time: float | None
+    """When it ended."""
+
+    result: str | None
+    """Resource name of its result, if it succeeded."""
+
+    error: OrtoscopeError | None
+    """How it failed, if it did."""
+
+
+@dataclass(frozen=True)
+class NewOperation:
+    """What is known of an operation when it is asked for."""
+
+    id: str
+    """A fresh id."""
+
+    verb: str
+    """What it does."""
+
+    target: str
+    """Resource name of what it works on."""
+
+    dataset: str = ""
+    """Resource name of the dataset that it reads."""
+
+    request: Request = field(default_factory=Request)
+    """The request that asks for it."""
+
+
+class OperationStore:
+    """The operations of a store. Those that an earlier server did not finish are recorded as failed at once.
+
+    Args:
+        database: Where they are recorded.
+        max_pending: Most operations that may wait or run at once.
+    """
+
+    def __init__(self, database: Database, max_pending: int = 100) -> None:
+        self._database = database
+        self._requests = RequestLog(database)
+        self._max_pending = max_pending
+        with database.transaction() as sql:
+            sql.execute(
+                "UPDATE operations SET state = ?, error = ?, end_time = ? WHERE state IN (?, ?)",
+                (
+                    State.FAILED.value,
+                    _dump_error(server_restarted()),
+                    time.time(),
+                    State.QUEUED.value,
+                    State.RUNNING.value,
+                ),
+            )
+
+    def find(self, request: Request) -> Operation | None:
+        """The operation that an earlier, equal request with this id was answered with; None if there was none.
+
+        Raises:
+            OrtoscopeError: INVALID_ARGUMENT, REQUEST_ID_REUSED: the earlier request was a different one.
+        """
+        with self._database.transaction():
+            operation_id = self._requests.find(request)
+            return None if operation_id is None else self.get(operation_id)
+
+    def create(self, new: NewOperation) -> tuple[Operation, bool]:
+        """Records a new operation, or finds the one that an equal request with the same id made.
+
+        Returns:
+            The operation, and whether it is new.
+
+        Raises:
+            OrtoscopeError: RESOURCE_EXHAUSTED, TOO_MANY_OPERATIONS; as `find` raises.
+        """
+        with self._database.transaction() as sql:
+            existing = self.find(new.request)
+            if existing is not None:
+                return existing, False
+            pending = self.count_pending()
+            if pending >= self._max_pending:
+                raise OrtoscopeError(
+                    Code.RESOURCE_EXHAUSTED,
+                    "TOO_MANY_OPERATIONS",
+                    f"{pending} operations wait or run, as many as the limit max_pending_operations allows; wait for "
+                    "one to end, or cancel one.",
+                    metadata={"max_pending_operations": str(self._max_pending)},
+                )
+            sql.execute(
+                "INSERT INTO operations (id, verb, target, dataset, state, create_time) VALUES (?, ?, ?, ?, ?, ?)",
+                (new.id, new.verb, new.target, new.dataset, State.QUEUED.value, time.time()),
+            )
+            self._requests.add(new.request, new.id)
+            return self.get(new.id), True
+
+    def get(self, operation_id: str) -> Operation:
+        """An operation.
+
+        Raises:
+            OrtoscopeError: NOT_FOUND, UNKNOWN_OPERATION.
+        """
+        with self._database.transaction() as sql:
+            row = sql.execute("SELECT * FROM operations WHERE id = ?", (operation_id,)).fetchone()
+        if row is None:
+            raise not_found(
+                "UNKNOWN_OPERATION",
+                f"There is no operations/{operation_id} on this server; it may have been deleted.",
+                field="name",
+                operation=operation_id,
+            )
+        return _operation(row)
+
+    def list(self, *, done: bool | None = None, before: int | None = None, count: int) -> "list[Operation]":
+        """Operations, newest first.
+
+        Args:
+            done: Only those that ended (True) or that did not (False); all if None.
+            before: Only those with a smaller sequence number; all if None.
+            count: Most operations to return.
+        """
+        states = [state.value for state in State if done is None or state.done == done]
+        places = ", ".join("?" * len(states))
+        with self._database.transaction() as sql:
+            rows = sql.execute(
+                f"SELECT * FROM operations WHERE state IN ({places}) AND sequence < ? "  # noqa: S608 - places are "?"
+                "ORDER BY sequence DESC LIMIT ?",
+                (*states, before if before is not None else 2**62, count),
+            ).fetchall()
+        return [_operation(row) for row in rows]
+
+    def count_pending(self) -> int:
+        """How many operations wait or run."""
+        with self._database.transaction() as sql:
+            states = (State.QUEUED.value, State.RUNNING.value)
+            row = sql.execute("SELECT COUNT(*) FROM operations WHERE state IN (?, ?)", states).fetchone()
+        count: int = row[0]
+        return count
+
+    def start(self, operation_id: str) -> bool:
+        """Records that work begins; False if the operation ended (was cancelled or deleted) before."""
+        with self._database.transaction() as sql:
+            changed = sql.execute(
+                "UPDATE operations SET state = ?, start_time = ? WHERE id = ? AND state = ?",
+                (State.RUNNING.value, time.time(), operation_id, State.QUEUED.value),
+            )
+            return changed.rowcount == 1
+
+    def progress(self, operation_id: str, stage: str, done_items: int, total_items: int) -> None:
+        """Records how far an operation is."""
+        with self._database.transaction() as sql:
+            sql.execute(
+                "UPDATE operations SET stage = ?, done_items = ?, total_items = ? WHERE id = ? AND state = ?",
+                (stage, done_items, total_items, operation_id, State.RUNNING.value),
+            )
+
+    def succeed(self, operation_id: str, publish: Callable[[], str]) -> None:
+        """Ends an operation with a result, in one transaction with recording it.
+
+        Args:
+            operation_id: The operation.
+            publish: Records the result and returns its resource name.
+        """
+        with self._database.transaction():
+            self._end(operation_id, State.SUCCEEDED, result=publish())
+
+    def fail(self, operation_id: str, error: OrtoscopeError) -> None:
+        """Ends an operation with an error; one of code CANCELLED ends it as cancelled."""
+        state = State.CANCELLED if error.code is Code.CANCELLED else State.FAILED
+        self._end(operation_id, state, error=_dump_error(error))
+
+    def request_cancel(self, operation_id: str) -> Operation:
+        """Records the wish to cancel; an operation that still waits ends at once. One that ended stays as it is.
+
+        Raises:
+            OrtoscopeError: NOT_FOUND, UNKNOWN_OPERATION.
+        """
+        with self._database.transaction() as sql:
+            operation = self.get(operation_id)
+            if not operation.state.done:
+                sql.execute("UPDATE operations SET cancel_requested = 1 WHERE id = ?", (operation_id,))
+            if operation.state is State.QUEUED:
+                self.fail(operation_id, cancelled())
+            return self.get(operation_id)
+
+    def delete(self, operation_id: str) -> None:
+        """Deletes the record of an operation that ended; its result stays.
+
+        Raises:
+            OrtoscopeError: NOT_FOUND, UNKNOWN_OPERATION; FAILED_PRECONDITION, OPERATION_RUNNING.
+        """
+        with self._database.transaction() as sql:
+            if not self.get(operation_id).state.done:
+                raise OrtoscopeError(
+                    Code.FAILED_PRECONDITION,
+                    "OPERATION_RUNNING",
+                    f"operations/{operation_id} has not ended; cancel it first, or wait.",
+                    field="name",
+                    metadata={"operation": operation_id},
+                )
+            sql.execute("DELETE FROM operations WHERE id = ?", (operation_id,))
+            self._requests.forget(operation_id)
+
+    def wait(self, operation_id: str, timeout: float, cancellation: Cancellation | None = None) -> Operation:
+        """Waits until an operation ended, `timeout` seconds passed, or the wait was cancelled; returns its state then.
+
+        Raises:
+            OrtoscopeError: NOT_FOUND, UNKNOWN_OPERATION; also if it is deleted meanwhile.
+        """
+        condition = self._database.condition
+        deadline = time.monotonic() + timeout
+
+        def wake() -> None:
+            with condition:
+                condition.notify_all()
+
+        if cancellation is None:
+            return self._wait_until(operation_id, deadline, lambda: False)
+        with cancellation.on_cancel(wake):
+            return self._wait_until(operation_id, deadline, lambda: cancellation.cancelled)
+
+    def _wait_until(self, operation_id: str, deadline: float, given_up: Callable[[], bool]) -> Operation:
+        condition = self._database.condition
+        with condition:
+            while True:
+                operation = self.get(operation_id)
+                remaining = deadline - time.monotonic()
+                if operation.state.done or remaining <= 0 or given_up():
+                    return operation
+                condition.wait(remaining)
+
+    def _end(self, operation_id: str, state: State, *, result: str | None = None, error: str | None = None) -> None:
+        with self._database.transaction() as sql:
+            sql.execute(
+                "UPDATE operations SET state = ?, result = ?, error = ?, end_time = ? WHERE id = ?",
+                (state.value, result, error, time.time(), operation_id),
+            )
+        with self._database.condition:
+            self._database.condition.notify_all()
+
+
+def cancelled() -> OrtoscopeError:
+    """The error of an operation that was cancelled."""
+    return OrtoscopeError(Code.CANCELLED, "CANCELLED", "The operation was cancelled.")
+
+
+def server_restarted() -> OrtoscopeError:
+    """The error of an operation that the end of the server cut short."""
+    return OrtoscopeError(
+        Code.ABORTED,
+        "SERVER_RESTARTED",
+        "The server was restarted before the operation ended. Ask for it again.",
+    )
+
+
+def _dump_error(error: OrtoscopeError) -> str:
+    return json.dumps(
+        {
+            "code": error.code.value,
+            "reason": error.reason,
+            "message": error.message,
+            "field": error.field,
+            "metadata": error.metadata,
+        }
+    )
+
+
+def _load_error(text: str) -> OrtoscopeError:
+    parts: dict[str, Any] = json.loads(text)
+    return OrtoscopeError(
+        Code(parts["code"]),
+        parts["reason"],
+        parts["message"],
+        field=parts["field"],
+        metadata=parts["metadata"],
+    )
+
+
+def _operation(row: Any) -> Operation:
+    values = dict(row)
+    values["state"] = State(values["state"])
+    values["cancel_requested"] = bool(values["cancel_requested"])
+    values["error"] = _load_error(values["error"]) if values["error"] else None
+    return Operation(**values)

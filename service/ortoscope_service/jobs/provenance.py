@@ -1,0 +1,72 @@
+"""What a result was computed from and how."""
+
+import functools
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ortoscope_service.analysis.execution import ExecutionConfig
+
+
+@dataclass(frozen=True)
+class Computation:
+    """What a result was computed from and how, besides the model and the versions of the software."""
+
+    execution: ExecutionConfig
+    """How the model was run, threads resolved."""
+
+    spec_digest: str
+    """Digest of everything that decides the numbers."""
+
+    preprocessing: str
+    """How pictures became the model's input, in words; empty if none did."""
+
+    items: int
+    """Number of images, or other items."""
+
+    start_time: float
+    """When it began, in seconds since 1970."""
+
+    end_time: float
+    """When it ended."""
+
+    dataset: str = ""
+    """Resource name of the dataset."""
+
+    dataset_digest: str = ""
+    """Digest of the dataset."""
+
+
+def spec_digest(spec: Mapping[str, object]) -> str:
+    """The digest of a specification as canonical JSON (sorted keys, no spaces, shortest exact numbers): "sha256:…"."""
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def execution_spec(execution: ExecutionConfig) -> dict[str, object]:
+    """The part of a specification that says how the model is run."""
+    return {
+        "batch_size": execution.batch_size,
+        "providers": list(execution.session.providers),
+        "optimization_level": execution.session.optimization_level,
+        "intra_op_threads": execution.session.intra_op_threads,
+    }
+
+
+@functools.cache
+def processor() -> str:
+    """Architecture and model of this machine's processor."""
+    model = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            model = value.strip()
+            break
+    return f"{platform.machine()} {model}".strip()
