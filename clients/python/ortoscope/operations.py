@@ -135,6 +135,21 @@ class Operation(Generic[T_co]):
             self.proto = self._rpcs.wait_operation(request)
             poll = min(poll * 1.5, _LAST_POLL_SECONDS)
 
+    def describe(self) -> str:
+        """What it does, how far it is, and why it failed if it did, in lines."""
+        metadata = self.metadata
+        lines = [
+            f"{self.name}: {metadata.verb} {self._about()}",
+            f"{self.state}, {text_of(metadata.stage, metadata.done_items, metadata.total_items)}",
+        ]
+        times = (("created", metadata.create_time), ("started", metadata.start_time), ("ended", metadata.end_time))
+        lines += [f"{name} {time:%Y-%m-%d %H:%M:%S} UTC" for name, stamp in times if (time := to_datetime(stamp))]
+        if metadata.cancel_requested and not self.done:
+            lines.append("it was asked to cancel")
+        if self.error is not None:
+            lines.append(f"error {self.error.code} {self.error.reason}: {self.error.message}".replace("  ", " "))
+        return "\n".join(lines)
+
     def __repr__(self) -> str:
         metadata = self.metadata
         amount = text_of(metadata.stage, metadata.done_items, metadata.total_items)

@@ -32,6 +32,8 @@ def render_dissection(
     """
     spec = dissection.spec
     steps = profile(arrays)
+    groups = detectors_by_concept(arrays, spec.iou_threshold)
+    with_detectors = {group.number for group in groups}
     context: dict[str, Any] = {
         "dissection": dissection,
         "spec": spec,
@@ -45,7 +47,8 @@ def render_dissection(
             ("Per category", "each category on its own: a unit may count in several", dissection.per_category),
         ),
         "categories": [str(name) for name in arrays.category_name],
-        "groups": detectors_by_concept(arrays, spec.iou_threshold),
+        "groups": groups,
+        "absent": [number for number in range(len(arrays.category_name)) if number not in with_detectors],
         "profile": steps,
         "profile_top": max([spec.iou_threshold * 1.5, *(step.iou for step in steps[:1])]),
         "provenance": to_json(dissection.provenance, every_field=True),

@@ -27,12 +27,13 @@
   function drawMasked(canvas, image, unit, number, marked, width, height) {
     const place = draw(canvas, image, width, height);
     if (!marked) return;
+    if (!unit.m[number]) return;
     const mask = decode(unit.m[number]);
     const context = canvas.getContext("2d");
     const veil = element("canvas", { width: columns, height: rows });
     const pixels = new ImageData(columns, rows);
     for (let i = 0; i < mask.length; i++) {
-      pixels.data.set([10, 14, 15, mask[i] ? 0 : 176], 4 * i);
+      pixels.data.set([10, 14, 15, mask[i] ? 0 : 158], 4 * i);
     }
     veil.getContext("2d").putImageData(pixels, 0, 0);
     context.imageSmoothingEnabled = false;
@@ -74,7 +75,7 @@
       element("span", { className: "card-title" }, element("i", { className: "dot" }), nameOf(unit)),
       element("span", { className: "card-score" }, unit.s.toFixed(3)),
       element("span", { className: "card-note" }, [`unit ${unit.u}`, note(unit)].filter(Boolean).join(" · ")),
-      element("span", { className: "card-note" }, `> ${shown(unit.t)}`));
+      element("span", { className: "card-note" }, `threshold ${shown(unit.t)}`));
     head.addEventListener("click", () => box.open(unit));
     const shots = element("div", { className: "shots", "aria-hidden": "true" });
     unit.i.forEach((index, number) => shots.append(shot(index, () => box.open(unit, number))));
@@ -90,9 +91,9 @@
       ["threshold", shown(unit.t) + (unit.x ? ", the largest value that it takes (saturated)" : "")],
     ];
     if (best) {
-      pairs.push(["shared pixels", best[2].toLocaleString("en")],
-        ["of the unit", best[3].toLocaleString("en")],
-        ["of the concept", concepts[best[0]][2].toLocaleString("en")]);
+      pairs.push(["pixels shared", best[2].toLocaleString("en")],
+        ["pixels of the unit", best[3].toLocaleString("en")],
+        ["pixels of the concept", concepts[best[0]][2].toLocaleString("en")]);
     }
     part.append(facts(pairs));
     if (unit.i.length) {
