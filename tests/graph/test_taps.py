@@ -62,7 +62,7 @@ def test_every_tap_has_the_values_of_the_reference_evaluator(builder: Callable[[
     actual = Session(exposed).run(feeds)
     expected = ReferenceEvaluator(onnx.load_from_string(exposed)).run(names, feeds)
     for name, value in zip(names, expected, strict=True):
-        np.testing.assert_allclose(np.asarray(actual[name], np.float64), value, rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("builder", BUILDERS)

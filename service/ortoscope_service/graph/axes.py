@@ -98,7 +98,7 @@ def axis_in_output(node: ir.Node, position: int, axis: int, output: int = 0) -> 
     rank = len(value.shape)
     if operator == "Transpose":
         permutation = ints_attribute(node, "perm") or tuple(reversed(range(rank)))
-        return permutation.index(axis)
+        return permutation.index(axis) if axis in permutation else None
     if operator in _REDUCTIONS:
         return _after_reduction(node, axis, rank)
     if operator == "Squeeze":

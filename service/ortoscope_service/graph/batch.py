@@ -300,7 +300,7 @@ def _refresh_shapes(model: ir.Model) -> None:
     places = batch_places(graph)
     inputs, _ = batch_inputs(graph)
     known = {value: extents(value) for node in graph for value in node.outputs}
-    name = "batch"
+    name = _free_name(graph)
     for value in inputs:
         value.shape = ir.Shape([name, *(extents(value) or ())[1:]])
     for value in known:
@@ -314,6 +314,12 @@ def _refresh_shapes(model: ir.Model) -> None:
         if after is None or len(after) != len(before):
             after = (None,) * len(before)
         merged = [new if isinstance(new, int) or new else old for new, old in zip(after, before, strict=True)]
-        if not isinstance(after[place.axis], str):
+        if name not in after:
             merged[place.axis] = name if place.alone else None
         value.shape = ir.Shape(merged)
+
+
+def _free_name(graph: ir.Graph) -> str:
+    """A name for the batch that no other free dimension of the inputs has."""
+    taken = {size for value in graph.inputs for size in extents(value) or ()}
+    return next(name for name in ("batch", *(f"batch_{i}" for i in range(len(taken) + 1))) if name not in taken)
