@@ -66,7 +66,7 @@ class CallInterceptor(grpc.ServerInterceptor):
                     yield self._encode(handler, response)
 
         make = getattr(grpc, _KINDS[handler.request_streaming, handler.response_streaming] + "_rpc_method_handler")
-        wrapped: "grpc.RpcMethodHandler[Any, Any]" = make(stream if handler.response_streaming else unary)
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(stream if handler.response_streaming else unary)
         return wrapped
 
     @contextmanager
