@@ -82,7 +82,9 @@ def reduce_activation(activation: Array, selection: Selection, *, field: str = "
     maps = units_first(activation, tap)
     site_shape = maps.shape[2:]
     if selection.reduction is Reduction.SITE:
-        return Reduced(maps[(..., *_checked_site(selection.site, site_shape, tap, field))], None, None, 1)
+        site = _checked_site(selection.site, site_shape, tap, field)
+        by_site = np.moveaxis(maps, (0, 1), (-2, -1))
+        return Reduced(by_site[site], None, None, 1)
     flat = maps.reshape(*maps.shape[:2], -1)
     if selection.reduction is Reduction.MEAN:
         # Sums of half-precision maps overflow and lose digits; accumulate wider, answer in the tap's dtype.
@@ -123,6 +125,8 @@ def run_taps(
     feeds: Mapping[str, Array],
     fixed_batch: int = 0,
     cancellation: Cancellation | None = None,
+    *,
+    keep_memory: bool = False,
 ) -> dict[str, Array]:
     """Runs a model on any number of items, even if its file is bound to a batch size.
 
@@ -132,6 +136,7 @@ def run_taps(
         fixed_batch: The batch size that the file is bound to; 0 if any can be run. The last batch is then filled up
             with copies of the last item, whose results are dropped.
         cancellation: Stops the run.
+        keep_memory: As `Session.run` takes it.
 
     Returns:
         Every output with the items along its first axis.
@@ -140,11 +145,12 @@ def run_taps(
         OrtoscopeError: As `Session.run` raises.
     """
     if not fixed_batch:
-        return session.run(feeds, cancellation)
+        return session.run(feeds, cancellation, keep_memory=keep_memory)
     items = len(next(iter(feeds.values())))
     parts: list[dict[str, Array]] = []
     for start in range(0, items, fixed_batch):
         index = np.minimum(np.arange(start, start + fixed_batch), items - 1)
-        outputs = session.run({name: value[index] for name, value in feeds.items()}, cancellation)
+        part = {name: value[index] for name, value in feeds.items()}
+        outputs = session.run(part, cancellation, keep_memory=keep_memory)
         parts.append({name: value[: items - start] for name, value in outputs.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -24,7 +24,9 @@ def intersection_over_union(
         category: (K,) int64, the concept's category.
     """
     union = activation_pixels[:, category] + concept_pixels - intersection
-    return np.divide(intersection, union, out=np.zeros(union.shape, np.float64), where=union > 0)
+    iou = np.zeros(union.shape, np.float64)
+    np.divide(intersection, union, out=iou, where=union > 0)
+    return iou
 
 
 def best_concepts(iou: Float64Array, among: NDArray[np.bool_] | None = None) -> Int64Array:

@@ -1,7 +1,5 @@
 """Counts the pixels that units and concepts share, image by image."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +37,8 @@ class Tally:
     ) -> None:
         units, concept_count = len(thresholds), len(concepts.number)
         self._thresholds = thresholds
-        self._axes = tuple(_arrays(LinearAxis.of(n, m)) for n, m in zip(site_shape, mask_shape, strict=True))
+        self._rows = LinearAxis.of(site_shape[0], mask_shape[0])
+        self._columns = LinearAxis.of(site_shape[1], mask_shape[1])
         self._mask_shape = mask_shape
         self._concepts = concepts
         # Label planes hold the dataset's numbers; the kernels want 1 + index, so that 0 still means none.
@@ -69,10 +68,11 @@ class Tally:
         present = np.concatenate((np.flatnonzero(in_planes), image_concepts))
         categories = np.unique(self._concepts.category[present])
         tally_image(
-            maps, units, self._thresholds, *self._axes, planes, image_concepts, categories, image,
-            self._example_image, self.example_mask, self.intersection, self.activation_pixels,
+            maps, units, self._thresholds, _arrays(self._rows), _arrays(self._columns), planes, image_concepts,
+            categories, image, self._example_image, self.example_mask, self.intersection, self.activation_pixels,
         )  # fmt: skip
 
 
-def _arrays(axis: LinearAxis) -> Sequence[NDArray[np.generic]]:
+def _arrays(axis: LinearAxis) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """The axis as the kernels take it."""
     return axis.lower, axis.upper, axis.weight, axis.start
