@@ -113,14 +113,29 @@ def test_units_at_the_limit_of_relu6_are_reported_as_saturated_with_the_tap_befo
     assert resolve_tap(version.manifest.taps, TAPS[layer]).pre_activation == "getitem_144"
 
 
+# Largest difference between the activations of ONNX Runtime and PyTorch over all images, from the tables' README.
+ACTIVATION_DIFFERENCE = {"block10": 1.9e-4, "head": 5.6e-5}
+
+
 @pytest.mark.parametrize("layer", TAPS)
 def test_given_thresholds_reproduce_gandissects_counts_to_the_pixel(layer, version, dataset, reference_data, tmp_path):
     table = _tables(reference_data, layer)
-    result = _dissect(version, dataset, TAPS[layer], tmp_path, table["thresholds"].astype(np.float64))
-    used = ~table["saturated"] if "saturated" in table else np.ones(len(result.threshold), bool)
-    assert np.abs(result.intersection - table["I"][:, 1:])[used].max() <= 2
-    assert np.abs(result.activation_pixels - table["A"])[used].max() <= 2
-    np.testing.assert_array_equal(result.concept_pixels, table["G"][1:])
+    thresholds = table["thresholds"].astype(np.float64)
+    used = ~table["saturated"] if "saturated" in table else np.ones(len(thresholds), bool)
+
+    def counts(shift: float) -> np.ndarray:
+        result = _dissect(version, dataset, TAPS[layer], tmp_path, thresholds + shift)
+        np.testing.assert_array_equal(result.concept_pixels, table["G"][1:])
+        return np.concatenate((result.intersection, result.activation_pixels), axis=1)[used]
+
+    expected = np.concatenate((table["I"][:, 1:], table["A"]), axis=1)[used]
+    apart = (np.abs(counts(0.0) - expected) > 2).any(axis=1)
+    # A sketch's threshold is itself an activation. In units 38 and 647 of the head a few pixels lie so close to it that
+    # the last bits of the runtime decide on which side they fall; shifted by that much, every count is enclosed.
+    assert apart.sum() == {"block10": 0, "head": 2}[layer]
+    shift = ACTIVATION_DIFFERENCE[layer]
+    assert (counts(shift) <= expected + 2).all()
+    assert (counts(-shift) >= expected - 2).all()
 
 
 def test_batch_size_does_not_change_the_counts(version, dataset, tmp_path):

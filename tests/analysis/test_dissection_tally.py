@@ -1,4 +1,4 @@
-"""The tally against brute force: SciPy's interpolation of whole maps and boolean arrays."""
+"""The tally against brute force over whole maps and boolean arrays, and its bilinear rule against SciPy's."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,24 @@ CONCEPTS = ConceptTable(
 
 
 def raised(image_map: np.ndarray, mask_shape: tuple[int, int]) -> np.ndarray:
-    """The map at half-pixel centres with replicated edges, by SciPy in float64."""
-    axes = [
-        np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1) for n, m in zip(image_map.shape, mask_shape, strict=True)
-    ]
-    grid = np.meshgrid(*axes, indexing="ij")
-    return map_coordinates(image_map.astype(np.float64), grid, order=1, mode="nearest")
+    """The whole map by the definition: half-pixel centres, edges replicated, float64, rows first, as a + (b - a) f."""
+    result = image_map.astype(np.float64)
+    for axis, output in enumerate(mask_shape):
+        size = result.shape[axis]
+        source = np.clip((np.arange(output) + 0.5) * size / output - 0.5, 0, size - 1)
+        lower = np.floor(source).astype(int)
+        a = np.take(result, lower, axis=axis)
+        b = np.take(result, np.minimum(lower + 1, size - 1), axis=axis)
+        result = a + (b - a) * np.expand_dims(source - lower, 1 - axis)
+    return result
+
+
+@given(sites=st.tuples(st.integers(1, 9), st.integers(1, 9)), mask=st.tuples(st.integers(1, 24), st.integers(1, 24)))
+def test_the_definition_is_scipys_linear_interpolation(sites, mask):
+    image_map = np.random.default_rng(0).standard_normal(sites)
+    axes = [np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1) for n, m in zip(sites, mask, strict=True)]
+    expected = map_coordinates(image_map, np.meshgrid(*axes, indexing="ij"), order=1, mode="nearest")
+    np.testing.assert_allclose(raised(image_map, mask), expected, atol=1e-12)
 
 
 def _labels(rng: np.random.Generator, shape: tuple[int, int]) -> ImageLabels:
@@ -67,7 +79,7 @@ def test_counts_equal_brute_force_on_any_shapes(seed, sites, mask, quantised):
         concept_pixels += holds.sum(axis=(1, 2))
         present = {CONCEPTS.category[k] for k in range(5) if holds[k].any()}
         for unit in range(units):
-            masks[image, unit] = raised(maps[image, unit], mask) > thresholds[unit] + 1e-12
+            masks[image, unit] = raised(maps[image, unit], mask) > thresholds[unit]
             intersection[unit] += (holds & masks[image, unit]).sum(axis=(1, 2))
             for category in present:
                 activation[unit, category] += masks[image, unit].sum()
