@@ -131,7 +131,8 @@ def polygon(points: Sequence[tuple[float, float]], radius: float = 0.0) -> Regio
             along = np.clip((wx * ex + wy * ey) / max(ex * ex + ey * ey, 1e-12), 0, 1)
             squared = np.minimum(squared, (wx - ex * along) ** 2 + (wy - ey * along) ** 2)
             if ay != by:
-                inside ^= ((py >= ay) != (py >= by)) & (wx < ex * wy / ey)
+                left = (wx * ey < ex * wy) == (ey > 0)
+                inside ^= ((py >= ay) != (py >= by)) & left
         return np.where(inside, -1, 1).astype(np.float32) * np.sqrt(squared) - np.float32(radius)
 
     xs, ys = zip(*points, strict=True)
