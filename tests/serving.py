@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import onnx
 import onnxruntime
 from google.longrunning import operations_pb2, operations_pb2_grpc
@@ -23,6 +24,7 @@ from ortoscope.v1 import (
     datasets_pb2_grpc,
     dissections_pb2_grpc,
     models_pb2_grpc,
+    tensors_pb2,
 )
 from ortoscope_service.api.open_inference import open_inference_pb2_grpc
 from ortoscope_service.api.server import Server, make_server
@@ -58,6 +60,19 @@ def slow_chain(nodes: int = 400, size: int = 1024) -> onnx.ModelProto:
         # Not by a constant, of which ONNX Runtime would make a packed copy for every node before it runs.
         value = g.node("MatMul", [value, "x"], f"product{number}")
     return g.model([float_value("x", ["n", size, size])], [float_value(value, ["n", size, size])], opset=17)
+
+
+def to_tensor(array: NDArray[Any]) -> tensors_pb2.Tensor:
+    """An array as a message."""
+    number: Any = tensors_pb2.DataType.Value(f"DATA_TYPE_{array.dtype.name.upper()}")
+    return tensors_pb2.Tensor(data_type=number, shape=array.shape, data=array.tobytes())
+
+
+def to_array(message: tensors_pb2.Tensor) -> NDArray[Any]:
+    """A message as an array."""
+    name = tensors_pb2.DataType.Name(message.data_type).removeprefix("DATA_TYPE_").lower()
+    values: NDArray[Any] = np.frombuffer(message.data, name)
+    return values.reshape(tuple(message.shape))
 
 
 def run_directly(

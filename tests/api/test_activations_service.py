@@ -19,7 +19,7 @@ from ortoscope_service.models.repository import ModelRepository
 from ortoscope_service.runtime.threads import available_threads
 from pictures import encode, photo, png_of_size
 from PIL import Image
-from serving import PREPROCESSING, Failure, Stubs, run_directly, serving, two_inputs
+from serving import PREPROCESSING, Failure, Stubs, run_directly, serving, to_array, to_tensor, two_inputs
 from tiny_models import random_feeds, tiny_cnn, tiny_transformer
 
 Refused = Callable[..., Failure]
@@ -27,16 +27,6 @@ Refused = Callable[..., Failure]
 
 def assert_close(actual: NDArray[Any], expected: NDArray[Any]) -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
-
-
-def tensor(array: NDArray[Any]) -> tensors_pb2.Tensor:
-    number = tensors_pb2.DataType.Value(f"DATA_TYPE_{array.dtype.name.upper()}")
-    return tensors_pb2.Tensor(data_type=number, shape=array.shape, data=array.tobytes())
-
-
-def array(message: tensors_pb2.Tensor) -> NDArray[Any]:
-    name = tensors_pb2.DataType.Name(message.data_type).removeprefix("DATA_TYPE_").lower()
-    return np.frombuffer(message.data, name).reshape(tuple(message.shape))
 
 
 def pictures(count: int) -> list[bytes]:
@@ -71,14 +61,14 @@ def test_whole_maps_of_several_taps_equal_the_model_run_directly(stubs: Stubs) -
         assert tap.unit_axis == 1
         assert not tap.HasField("units")
         assert not tap.HasField("sites")
-        assert_close(array(tap.values), expected[name])
+        assert_close(to_array(tap.values), expected[name])
 
 
 def test_a_version_that_is_named_is_the_one_that_runs(stubs: Stubs) -> None:
     image = pictures(1)
     (got,) = activate(stubs, "models/cnn/versions/1", [TapSelection(tap="flat")], [ActivationInput(image=image[0])])
     expected = run_directly(tiny_cnn(seed=1), ["flat"], {"image": picture_batch(image)})["flat"]
-    assert_close(array(got.values), expected)
+    assert_close(to_array(got.values), expected)
     assert got.tap == "models/cnn/versions/1/taps/flat"
 
 
@@ -87,39 +77,39 @@ def test_reductions_are_what_they_say(stubs: Stubs) -> None:
     whole = run_directly(tiny_cnn(seed=2), ["relu6"], {"image": picture_batch(image)})["relu6"]
     flat = whole.reshape(3, 12, -1)
 
-    def reduced(reduction: TapSelection.Reduction, **options: Any) -> activations_pb2.TapActivations:
+    def reduced(reduction: Any, **options: Any) -> activations_pb2.TapActivations:
         selection = TapSelection(tap="relu6", reduction=reduction, **options)
         (got,) = activate(stubs, "models/cnn", [selection], [ActivationInput(image=data) for data in image])
         assert (got.reduction, got.unit_axis) == (reduction, 1)
         return got
 
     mean = reduced(TapSelection.REDUCTION_MEAN)
-    assert_close(array(mean.values), flat.mean(axis=2))
+    assert_close(to_array(mean.values), flat.mean(axis=2))
     assert not mean.HasField("sites")
 
     largest = reduced(TapSelection.REDUCTION_MAX)
-    assert_close(array(largest.values), flat.max(axis=2))
-    sites = array(largest.sites)
+    assert_close(to_array(largest.values), flat.max(axis=2))
+    sites = to_array(largest.sites)
     assert sites.shape == (3, 12, 2)
     assert sites.dtype == np.int64
     rows, units = np.ogrid[:3, :12]
     assert_close(whole[rows, units, sites[..., 0], sites[..., 1]], flat.max(axis=2))
 
-    assert_close(array(reduced(TapSelection.REDUCTION_SITE, site=[2, -1]).values), whole[:, :, 2, 7])
+    assert_close(to_array(reduced(TapSelection.REDUCTION_SITE, site=[2, -1]).values), whole[:, :, 2, 7])
 
     top = reduced(TapSelection.REDUCTION_TOP_UNITS, top_units=3)
-    values, units_of_values = array(top.values), array(top.units)
+    values, units_of_values = to_array(top.values), to_array(top.units)
     assert values.shape == units_of_values.shape == (3, 3)
     assert_close(values, -np.sort(-flat.max(axis=2), axis=1)[:, :3])
     assert_close(np.take_along_axis(flat.max(axis=2), units_of_values, axis=1), values)
-    assert array(top.sites).shape == (3, 3, 2)
-    assert array(reduced(TapSelection.REDUCTION_TOP_UNITS).values).shape == (3, 10)
+    assert to_array(top.sites).shape == (3, 3, 2)
+    assert to_array(reduced(TapSelection.REDUCTION_TOP_UNITS).values).shape == (3, 10)
 
 
 def test_a_vector_has_no_sites(stubs: Stubs) -> None:
     selection = TapSelection(tap="flat", reduction=TapSelection.REDUCTION_MAX)
     (got,) = activate(stubs, "models/cnn", [selection], [ActivationInput(image=pictures(1)[0])])
-    assert array(got.values).shape == (1, 12)
+    assert to_array(got.values).shape == (1, 12)
     assert not got.HasField("sites")
 
 
@@ -128,34 +118,34 @@ def test_a_fixed_batch_gives_the_same_values_for_any_number_of_items(stubs: Stub
     inputs = [ActivationInput(image=data) for data in image]
     (free,) = activate(stubs, "models/cnn/versions/2", [TapSelection(tap="add")], inputs)
     (fixed,) = activate(stubs, "models/fixed", [TapSelection(tap="add")], inputs)
-    assert_close(array(fixed.values), array(free.values))
+    assert_close(to_array(fixed.values), to_array(free.values))
 
 
 def test_tensors_of_tokens_are_taken_as_they_are(stubs: Stubs) -> None:
     model = tiny_transformer()
     feeds = random_feeds(model, 3)
-    inputs = [ActivationInput(tensor=tensor(item)) for item in feeds["input_ids"]]
+    inputs = [ActivationInput(tensor=to_tensor(item)) for item in feeds["input_ids"]]
     names = ["block0/gelu", "block0/residual2"]
     got = activate(stubs, "models/text", [TapSelection(tap=name) for name in names], inputs)
     expected = run_directly(model, names, feeds)
     for tap, name in zip(got, names, strict=True):
         assert tap.unit_axis == 2
-        assert_close(array(tap.values), expected[name])
+        assert_close(to_array(tap.values), expected[name])
 
 
 def test_a_model_with_several_inputs_takes_them_by_name(stubs: Stubs) -> None:
     feeds = random_feeds(two_inputs(), 2)
     inputs = [
         ActivationInput(
-            tensors=activations_pb2.NamedTensors(tensors={name: tensor(value[i]) for name, value in feeds.items()})
+            tensors=activations_pb2.NamedTensors(tensors={name: to_tensor(value[i]) for name, value in feeds.items()})
         )
         for i in range(2)
     ]
     got = activate(stubs, "models/two-inputs", [TapSelection(tap="half"), TapSelection(tap="sum")], inputs)
-    np.testing.assert_array_equal(array(got[0].values), np.maximum(feeds["left"], 0))
-    np.testing.assert_array_equal(array(got[1].values), np.maximum(feeds["left"], 0) + feeds["right"])
+    np.testing.assert_array_equal(to_array(got[0].values), np.maximum(feeds["left"], 0))
+    np.testing.assert_array_equal(to_array(got[1].values), np.maximum(feeds["left"], 0) + feeds["right"])
     (half,) = activate(stubs, "models/two-inputs", [TapSelection(tap="half")], inputs)  # a trunk without `right`
-    np.testing.assert_array_equal(array(half.values), array(got[0].values))
+    np.testing.assert_array_equal(to_array(half.values), to_array(got[0].values))
 
 
 def test_pictures_come_as_bytes_blobs_images_of_datasets_or_tensors_alike(stubs: Stubs, datasets: Path) -> None:
@@ -166,10 +156,10 @@ def test_pictures_come_as_bytes_blobs_images_of_datasets_or_tensors_alike(stubs:
         ActivationInput(image=data),
         ActivationInput(blob=name),
         ActivationInput(dataset_image="datasets/photos/images/3"),
-        ActivationInput(tensor=tensor(picture_batch([data])[0])),
+        ActivationInput(tensor=to_tensor(picture_batch([data])[0])),
     ]
     (got,) = activate(stubs, "models/cnn", [TapSelection(tap="relu1")], inputs)
-    values = array(got.values)
+    values = to_array(got.values)
     for value in values[1:]:
         assert_close(value, values[0])
 
@@ -228,7 +218,7 @@ SHORT = tensors_pb2.Tensor(data_type=tensors_pb2.DATA_TYPE_FLOAT32, shape=[3, 16
             "taps[2].tap",
         ),
         (
-            {"taps": [TapSelection(tap="flat", reduction=77)]},
+            {"taps": [TapSelection(tap="flat", reduction=77)]},  # type: ignore[arg-type]
             "INVALID_ARGUMENT",
             "INVALID_REDUCTION",
             "taps[0].reduction",
@@ -313,26 +303,26 @@ SHORT = tensors_pb2.Tensor(data_type=tensors_pb2.DATA_TYPE_FLOAT32, shape=[3, 16
             "inputs[0].dataset_image",
         ),
         (
-            {"inputs": [ActivationInput(tensor=tensor(PIXELS.astype(np.float64)))]},
+            {"inputs": [ActivationInput(tensor=to_tensor(PIXELS.astype(np.float64)))]},
             "INVALID_ARGUMENT",
             "TENSOR_TYPE",
             "inputs[0].tensor.data_type",
         ),
         (
-            {"inputs": [ActivationInput(tensor=tensor(PIXELS[:2]))]},
+            {"inputs": [ActivationInput(tensor=to_tensor(PIXELS[:2]))]},
             "INVALID_ARGUMENT",
             "TENSOR_SHAPE",
             "inputs[0].tensor.shape",
         ),
         (
-            {"inputs": [ActivationInput(tensor=tensor(PIXELS[None]))]},
+            {"inputs": [ActivationInput(tensor=to_tensor(PIXELS[None]))]},
             "INVALID_ARGUMENT",
             "TENSOR_SHAPE",
             "inputs[0].tensor.shape",
         ),
         ({"inputs": [ActivationInput(tensor=SHORT)]}, "INVALID_ARGUMENT", "TENSOR_SIZE", "inputs[0].tensor.data"),
         (
-            {"inputs": [ActivationInput(tensors={"tensors": {"picture": tensor(PIXELS)}})]},
+            {"inputs": [ActivationInput(tensors={"tensors": {"picture": to_tensor(PIXELS)}})]},
             "INVALID_ARGUMENT",
             "UNKNOWN_INPUT",
             "inputs[0].tensors.tensors",
@@ -347,7 +337,7 @@ SHORT = tensors_pb2.Tensor(data_type=tensors_pb2.DATA_TYPE_FLOAT32, shape=[3, 16
             {
                 "model": "models/two-inputs",
                 "taps": [TapSelection(tap="sum")],
-                "inputs": [ActivationInput(tensors={"tensors": {"left": tensor(np.zeros(4, np.float32))}})],
+                "inputs": [ActivationInput(tensors={"tensors": {"left": to_tensor(np.zeros(4, np.float32))}})],
             },
             "INVALID_ARGUMENT",
             "MISSING_INPUT",
@@ -381,7 +371,7 @@ def test_absurd_shapes_allocate_nothing(stubs: Stubs, refused: Refused, shape: l
 def test_tokens_outside_the_vocabulary_are_the_callers_fault_and_the_server_goes_on(
     stubs: Stubs, refused: Refused
 ) -> None:
-    wild = tensor(np.full(6, 10**9, np.int64))
+    wild = to_tensor(np.full(6, 10**9, np.int64))
     taps = [TapSelection(tap="block0/gelu")]
     failure = refused(
         stubs.activations.Activate, request(model="models/text", taps=taps, inputs=[ActivationInput(tensor=wild)])
@@ -423,7 +413,7 @@ def test_a_request_above_the_limit_is_refused(config: ServerConfig, tmp_path: Pa
 SLOW = ActivateRequest(
     model="models/slow",
     taps=[TapSelection(tap="product399", reduction=TapSelection.REDUCTION_MAX)],
-    inputs=[ActivationInput(tensor=tensor(np.eye(1024, dtype=np.float32)))],
+    inputs=[ActivationInput(tensor=to_tensor(np.eye(1024, dtype=np.float32)))],
 )
 
 
@@ -503,7 +493,7 @@ def test_many_callers_at_once_get_their_own_answers(stubs: Stubs) -> None:
                 (got,) = activate(
                     stubs, "models/cnn", [TapSelection(tap="flat")], [ActivationInput(image=images[number])]
                 )
-                assert_close(array(got.values)[0], expected[number])
+                assert_close(to_array(got.values)[0], expected[number])
         except BaseException as error:  # noqa: BLE001 - told to the main thread
             failures.append(error)
 
