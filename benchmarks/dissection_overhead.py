@@ -92,10 +92,12 @@ def main() -> None:
             baseline = statistics.median(forward)
             own = statistics.median(t.own for t in timings)
             decode = statistics.median(t.decode for t in timings)
+            total = statistics.median(wall)
             print(
-                f"{tap.display_name} {tap.shape[1:]}: forward pass {baseline:.2f} s | "
-                f"dissection's own work {own:.2f} s = {own / baseline:.3f} x | decoding, beside it {decode:.2f} s = {decode / baseline:.2f} x | "
-                f"whole dissection {statistics.median(wall):.2f} s = {statistics.median(wall) / baseline:.2f} x"
+                f"{tap.display_name} {tap.shape[1:]}: forward pass {baseline:.2f} s"
+                f" | dissection's own work {own:.2f} s = {own / baseline:.3f} x"
+                f" | decoding, beside it {decode:.2f} s = {decode / baseline:.2f} x"
+                f" | whole dissection {total:.2f} s = {total / baseline:.2f} x"
             )
 
 
