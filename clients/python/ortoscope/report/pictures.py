@@ -14,7 +14,10 @@ from ortoscope.rpcs import Rpcs
 from ortoscope.v1 import datasets_pb2, models_pb2
 
 _TOTAL_BYTES = 15_000_000
-"""What the pictures of a page may take before base64 adds a third: enough to see something, little enough to mail."""
+"""What the pictures of a page are meant to take before base64 adds a third: small enough to send to somebody."""
+
+_MOST_BYTES = 18_000_000
+"""What they take at the very most: images that are all noise are larger than photographs."""
 
 _TYPICAL_BYTES = {
     320: 17_000,
@@ -102,12 +105,14 @@ def fetch_thumbnails(
         except (NotFound, FailedPrecondition, DataLoss):
             return None
 
-    thumbnails = {}
+    thumbnails: dict[int, Thumbnail] = {}
+    room = _MOST_BYTES
     with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="thumbnails") as pool:
         for done, (index, thumbnail) in enumerate(zip(wanted, pool.map(fetch, wanted), strict=True)):
             show("fetching images", done + 1, len(wanted))
-            if thumbnail is not None:
+            if thumbnail is not None and len(thumbnail.jpeg) <= room:
                 thumbnails[index] = thumbnail
+                room -= len(thumbnail.jpeg)
     return thumbnails
 
 

@@ -4,12 +4,14 @@
   const { units } = data;
   const all = (unit) => [...unit.most, ...unit.least];
 
-  /** Marks the centre of the site with a ring. */
+  /** Marks the centre of the site with a ring, and dims what the model does not see. */
   function drawMarked(canvas, image, unit, number, marked, width, height) {
     const place = draw(canvas, image, width, height);
     const [index, , , position] = all(unit)[number];
-    if (!marked || position.length !== 2) return;
+    if (!marked) return;
     const [left, top, across, down] = frameOf(index);
+    dimOutside(canvas, place, left, top, across, down);
+    if (position.length !== 2) return;
     const x = place.left + place.width * (left + across * position[1]);
     const y = place.top + place.height * (top + down * position[0]);
     const radius = Math.max(5, width / 26) * place.scale;
@@ -21,6 +23,16 @@
       context.arc(x, y, radius, 0, 2 * Math.PI);
       context.stroke();
     }
+  }
+
+  function dimOutside(canvas, place, left, top, across, down) {
+    if (across >= 1 && down >= 1) return;
+    const context = canvas.getContext("2d");
+    const outside = new Path2D();
+    outside.rect(place.left, place.top, place.width, place.height);
+    outside.rect(place.left + left * place.width, place.top + top * place.height, across * place.width, down * place.height);
+    context.fillStyle = "rgb(10 14 15 / .55)";
+    context.fill(outside, "evenodd");
   }
 
   function end(unit, title, examples, first) {

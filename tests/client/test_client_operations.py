@@ -1,0 +1,144 @@
+"""Waiting for operations: what a server rarely does is written down here."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import ortoscope
+import pytest
+from google.longrunning import operations_pb2
+from google.protobuf.any_pb2 import Any as AnyMessage
+from ortoscope.messages import to_json
+from ortoscope.operations import Operation
+from ortoscope.v1 import dissections_pb2, models_pb2
+from ortoscope.v1 import operations_pb2 as metadata_pb2
+from scripted_server import fail, scripted, status
+
+NAME = "operations/1"
+TAP = "models/m/versions/1/taps/%2Ffeatures%2F0"
+
+
+def packed(message: Any) -> AnyMessage:
+    result = AnyMessage()
+    result.Pack(message)
+    return result
+
+
+def operation(done_items: int = 0, **fields: Any) -> Any:
+    state = metadata_pb2.OperationMetadata.STATE_RUNNING
+    metadata = metadata_pb2.OperationMetadata(
+        verb="dissect", target=TAP, dataset="datasets/d", state=state, stage="counting", done_items=done_items,
+        total_items=3,
+    )  # fmt: skip
+    return operations_pb2.Operation(name=NAME, metadata=packed(metadata), **fields)
+
+
+def waiting(*answers: Any) -> Callable[[Any, grpc.ServicerContext], Any]:
+    """Answers WaitOperation with one after the other, then with the last for ever."""
+    rest = itertools.chain(answers, itertools.repeat(answers[-1]))
+    return lambda request, context: next(rest)
+
+
+def run(handle: Callable[[Operation[Any]], Any], **answers: Any) -> Any:
+    """Calls `handle` with an operation of a scripted server."""
+    with scripted(answers) as target, ortoscope.connect(target) as scope:
+        return handle(Operation(scope.rpcs, operation()))
+
+
+def test_progress_is_told_while_it_runs() -> None:
+    seen: list[tuple[str, int, int]] = []
+    end = operation(3, done=True, response=packed(dissections_pb2.Dissection(name="dissections/1")))
+    result = run(
+        lambda handle: handle.result(progress=lambda *told: seen.append(told)),
+        WaitOperation=waiting(operation(1), operation(2), end),
+    )
+    assert result.name == "dissections/1"
+    assert seen == [("counting", done, 3) for done in (0, 1, 2, 3)]
+
+
+def test_the_server_is_asked_to_wait_longer_and_longer() -> None:
+    asked: list[float] = []
+    answers = waiting(*[operation()] * 9, operation(done=True))
+
+    def wait(request: Any, context: grpc.ServicerContext) -> Any:
+        asked.append(request.timeout.ToTimedelta().total_seconds())
+        return answers(request, context)
+
+    run(lambda handle: handle.wait(), WaitOperation=wait)
+    assert asked[0] == 0.2
+    assert asked == sorted(asked)
+    assert asked[-1] == 2.0
+
+
+def test_a_wait_that_ends_early_leaves_the_operation_running() -> None:
+    with pytest.raises(ortoscope.DeadlineExceeded, match=r"operations/1 had not ended after 0\.05 s; it goes on"):
+        run(lambda handle: handle.wait(0.05), WaitOperation=waiting(operation()))
+
+
+def test_why_it_failed_is_raised_as_the_server_said_it() -> None:
+    error = status(9, "The label plane is damaged.", reason="LABEL_PLANE", metadata={"image": "a.jpg"})
+    with pytest.raises(ortoscope.FailedPrecondition, match="label plane is damaged") as caught:
+        run(lambda handle: handle.result(), WaitOperation=waiting(operation(done=True, error=error)))
+    assert caught.value.metadata == {"image": "a.jpg"}
+
+
+def test_an_interrupt_ends_the_waiting_and_nothing_else() -> None:
+    cancelled = []
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            lambda handle: handle.wait(progress=interrupt),
+            WaitOperation=waiting(operation()),
+            CancelOperation=lambda request, context: cancelled.append(request),
+        )
+    assert not cancelled
+
+
+def test_a_server_that_comes_back_is_waited_for() -> None:
+    calls = []
+
+    def wait(request: Any, context: grpc.ServicerContext) -> Any:
+        calls.append(request)
+        if len(calls) == 2:
+            fail(context, "UNAVAILABLE", "restarting")
+        return operation(done=len(calls) > 3)
+
+    assert run(lambda handle: handle.wait(), WaitOperation=wait).done
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "message"),
+    [
+        (operation(done=True), ortoscope.FailedPrecondition, "no longer has a result"),
+        (
+            operation(done=True, response=packed(models_pb2.Model())),
+            ortoscope.Unimplemented,
+            "made a type.googleapis.com/ortoscope.v1.Model, which this client does not know",
+        ),
+    ],
+)
+def test_a_result_that_is_gone_or_unknown_is_said(end: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        run(lambda handle: handle.result(), WaitOperation=waiting(end))
+
+
+def test_an_operation_describes_itself_with_plain_names() -> None:
+    def describe(handle: Operation[Any]) -> list[str]:
+        return [repr(handle), handle.describe(), handle._repr_html_()]
+
+    for text in run(describe):
+        assert "dissect m/1 /features/0 on d" in text
+        assert "running" in text
+        assert "counting" in text
+
+
+def test_an_operation_turns_into_canonical_json() -> None:
+    data = to_json(operation(2, done=True, response=packed(dissections_pb2.Dissection(unit_count=3))))
+    assert data["name"] == NAME
+    assert data["metadata"]["@type"] == "type.googleapis.com/ortoscope.v1.OperationMetadata"
+    assert data["metadata"]["done_items"] == "2"
+    assert data["response"]["unit_count"] == "3"
