@@ -21,7 +21,7 @@ from ortoscope_service.datasets.catalog import DatasetCatalog
 from ortoscope_service.datasets.dataset import LabelledDataset
 from ortoscope_service.datasets.rendered_scenes import render_scenes
 from ortoscope_service.graph.taps import Tap, resolve_tap
-from ortoscope_service.models.onboarding import Wishes, prepare, prepare_zoo
+from ortoscope_service.models.onboarding import prepare, prepare_zoo
 from ortoscope_service.models.preprocessing import preprocess
 from ortoscope_service.models.repository import ModelRepository, ModelVersion
 from ortoscope_service.runtime.cancellation import Cancellation
@@ -33,7 +33,7 @@ def subject(folder: Path) -> tuple[ModelVersion, LabelledDataset, tuple[str, ...
     reference = os.environ.get("ORTOSCOPE_REFERENCE_DATA")
     if reference:
         source = Path(reference) / "models" / "efficientnet_lite0.onnx"
-        version = prepare(source, repository, Wishes(mean=(127.0,) * 3, std=(128.0,) * 3)).version
+        version = prepare(source, repository, mean=(127.0,) * 3, std=(128.0,) * 3).version
         dataset = DatasetCatalog(Path(reference)).get("minibroden224")
         assert isinstance(dataset, LabelledDataset)
         return version, dataset, ("add_530", "hardtanh_32")

@@ -15,7 +15,7 @@ from ortoscope_service.analysis.execution import ExecutionConfig
 from ortoscope_service.datasets.catalog import DatasetCatalog
 from ortoscope_service.datasets.dataset import LabelledDataset
 from ortoscope_service.graph.taps import resolve_tap
-from ortoscope_service.models.onboarding import Wishes, prepare
+from ortoscope_service.models.onboarding import prepare
 from ortoscope_service.models.repository import ModelRepository, ModelVersion
 from ortoscope_service.runtime.cancellation import Cancellation
 
@@ -26,7 +26,7 @@ TAPS = {"block10": "add_530", "head": "hardtanh_32"}
 def version(reference_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
     repository = ModelRepository(tmp_path_factory.mktemp("models"))
     source = reference_data / "models" / "efficientnet_lite0.onnx"
-    return prepare(source, repository, Wishes(mean=(127.0,) * 3, std=(128.0,) * 3)).version
+    return prepare(source, repository, mean=(127.0,) * 3, std=(128.0,) * 3).version
 
 
 @pytest.fixture(scope="module")
