@@ -62,6 +62,19 @@ def slow_chain(nodes: int = 400, size: int = 1024) -> onnx.ModelProto:
     return g.model([float_value("x", ["n", size, size])], [float_value(value, ["n", size, size])], opset=17)
 
 
+GRAY_512 = Preprocessing("nchw", "gray", (0.0,) * 3, (2550.0,) * 3, "squash", 512, 512, 512, "not verified: a test")
+"""How a picture becomes the input of `slow_image_chain`."""
+
+
+def slow_image_chain(nodes: int) -> onnx.ModelProto:
+    """`slow_chain` for gray pictures of 512 pixels: (n, 1, 512, 512)."""
+    model = slow_chain(nodes, 512)
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        dims.insert(1, type(dims[0])(dim_value=1))
+    return model
+
+
 def to_tensor(array: NDArray[Any]) -> tensors_pb2.Tensor:
     """An array as a message."""
     number: Any = tensors_pb2.DataType.Value(f"DATA_TYPE_{array.dtype.name.upper()}")

@@ -15,10 +15,19 @@ from google.protobuf import duration_pb2
 from ortoscope.v1.activations_pb2 import ExamplesSpec, FindExamplesRequest
 from ortoscope.v1.operations_pb2 import OperationMetadata
 from ortoscope_service.config import ServerConfig
-from ortoscope_service.models.manifest import Preprocessing
 from ortoscope_service.models.repository import ModelRepository
 from pictures import encode, photo
-from serving import PREPROCESSING, Failure, Stubs, add_model, failure_of_status, serving, slow_chain, write_datasets
+from serving import (
+    GRAY_512,
+    PREPROCESSING,
+    Failure,
+    Stubs,
+    add_model,
+    failure_of_status,
+    serving,
+    slow_image_chain,
+    write_datasets,
+)
 from tiny_models import tiny_cnn
 
 Refused = Callable[..., Failure]
@@ -40,12 +49,7 @@ def slow_config(config: ServerConfig, tmp_path_factory: pytest.TempPathFactory) 
     """Images take so long through the model `slow` that an operation over them does not end by itself."""
     folder = tmp_path_factory.mktemp("slow")
     repository = ModelRepository(folder / "models")
-    chain = slow_chain(nodes=3000, size=768)
-    for value in (*chain.graph.input, *chain.graph.output):
-        dims = value.type.tensor_type.shape.dim
-        dims.insert(1, type(dims[0])(dim_value=1))
-    pixels = Preprocessing("nchw", "gray", (127.0,) * 3, (1280.0,) * 3, "squash", 768, 768, 768, "not verified")
-    add_model(repository, "slow", chain, preprocessing=pixels)
+    add_model(repository, "slow", slow_image_chain(1500), preprocessing=GRAY_512)
     add_model(repository, "cnn", tiny_cnn(), preprocessing=PREPROCESSING)
     return replace(config, models=folder / "models", datasets=write_datasets(folder / "datasets"))
 
@@ -59,7 +63,7 @@ def slow(slow_config: ServerConfig, tmp_path: Path) -> Iterator[Stubs]:
 
 def endless(stubs: Stubs) -> Any:
     """A running operation that does not end by itself."""
-    operation = stubs.activations.FindExamples(request("slow", "product2999"))
+    operation = stubs.activations.FindExamples(request("slow", "product1499"))
     deadline = time.monotonic() + 30
     while metadata(operation).state != OperationMetadata.STATE_RUNNING:
         assert time.monotonic() < deadline

@@ -76,7 +76,7 @@ def test_a_job_has_an_empty_folder_of_its_own_that_goes_with_it(jobs: Jobs) -> N
         raise invalid("X", "x")
 
     assert jobs.run(job).state is State.FAILED
-    until(lambda: not seen[0].exists())
+    assert not seen[0].exists()
 
 
 def test_a_typed_error_is_how_the_operation_ends(jobs: Jobs) -> None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+import os
 import signal
 import sys
 import threading
@@ -100,6 +101,9 @@ SERVICES: tuple[str, ...] = tuple(descriptor.full_name for descriptor, _, _ in _
 _SPARE_THREADS = 4
 """Threads beside those for calls that work: for health, reflection, and to refuse what is too much."""
 
+_LAST_CALLS_SECONDS = 5.0
+"""How long cancelled calls may take to notice."""
+
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _LOG = logging.getLogger(__name__)
 
@@ -133,12 +137,14 @@ class Server:
                 execution=ExecutionConfig(config.batch_size, SessionConfig(intra_op_threads=threads)),
             )
             metrics = self._start_metrics()
+            self._calls = ThreadPoolExecutor(config.limits.max_concurrent_rpcs + _SPARE_THREADS, "calls")
             self._health = health.HealthServicer(experimental_thread_pool=ThreadPoolExecutor(1, "health"))
             self._grpc = self._make_grpc(components, metrics)
             self.port = _bind(self._grpc, self.host, wanted_port, config.tls)
             self._grpc.start()
         except BaseException:
-            self._close(0.0)
+            self._runner.stop(0.0)
+            self._close()
             raise
         for service in ("", *SERVICES):
             self._health.set(service, _SERVING)
@@ -154,23 +160,32 @@ class Server:
         """Port of the metrics; None if they are not served."""
         return None if self._metrics_server is None else self._metrics_server.port
 
-    def stop(self, grace_seconds: float | None = None) -> None:
+    def stop(self, grace_seconds: float | None = None) -> bool:
         """Stops: reports NOT_SERVING, takes nothing new, and lets what is under way end for a while. Idempotent.
+
+        What does not end by itself is cancelled, and given a few seconds more to notice.
 
         Args:
             grace_seconds: How long; the configured time by default.
+
+        Returns:
+            Whether every call ended; if not, a thread is still in one.
         """
         if self._stopped.is_set():
-            return
+            return True
         self._stopped.set()
         grace = self.config.grace_seconds if grace_seconds is None else grace_seconds
         self._health.enter_graceful_shutdown()
         drained = self._grpc.stop(grace)
-        self._close(grace)
-        drained.wait()
-
-    def _close(self, grace: float) -> None:
         self._runner.stop(grace)
+        drained.wait()
+        last_calls = threading.Thread(target=self._calls.shutdown, daemon=True)
+        last_calls.start()
+        last_calls.join(_LAST_CALLS_SECONDS)
+        self._close()
+        return not last_calls.is_alive()
+
+    def _close(self) -> None:
         if self._metrics_server is not None:
             self._metrics_server.stop()
         self._store.close()
@@ -189,11 +204,10 @@ class Server:
 
     def _make_grpc(self, components: Components, metrics: Metrics | None) -> grpc.Server:
         limits = self.config.limits
-        workers = limits.max_concurrent_rpcs + _SPARE_THREADS
         server = grpc.server(
-            ThreadPoolExecutor(workers, "calls"),
+            self._calls,
             interceptors=[CallInterceptor(limits, metrics)],
-            maximum_concurrent_rpcs=workers,
+            maximum_concurrent_rpcs=limits.max_concurrent_rpcs + _SPARE_THREADS,
             options=(
                 ("grpc.max_receive_message_length", limits.max_message_bytes),
                 # Our own check comes first and names the limit; this one only has to let it through.
@@ -232,7 +246,8 @@ def serve(config: ServerConfig) -> None:
     Raises:
         OrtoscopeError: As `make_server` raises.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("ortoscope_service").setLevel(logging.INFO)
     asked_to_stop = threading.Event()
 
     def stop(_signal: int, _frame: object) -> None:
@@ -246,7 +261,9 @@ def serve(config: ServerConfig) -> None:
     sys.stderr.write(f"listening on {server.address}\n")
     sys.stderr.flush()
     asked_to_stop.wait()
-    server.stop()
+    if not server.stop():
+        logging.shutdown()
+        os._exit(0)  # the interpreter would wait for the thread, however long it takes
 
 
 def _address(text: str, field: str) -> tuple[str, int]:

@@ -132,7 +132,6 @@ class JobRunner:
         finally:
             with self._lock:
                 del self._running[job.operation_id]
-            shutil.rmtree(context.workspace, ignore_errors=True)
 
     def _outcome(self, job: _Job, context: JobContext) -> Callable[[], None]:
         """Does the work; returns what records how it ended."""
@@ -142,6 +141,8 @@ class JobRunner:
         except Exception as error:  # noqa: BLE001 - whatever a job raises is how its operation ended
             failure = self._failure(error)
             return lambda: self._operations.fail(job.operation_id, failure)
+        finally:
+            shutil.rmtree(context.workspace, ignore_errors=True)
         return lambda: self._operations.succeed(job.operation_id, publish)
 
     def _failure(self, error: Exception) -> OrtoscopeError:
@@ -162,7 +163,10 @@ class JobRunner:
             try:
                 self._operations.fail(operation_id, failure)
             except Exception as error:
-                if not is_disk_full(error) or self._stopping.wait(_RETRY_INTERVAL):
+                if not is_disk_full(error):
+                    raise
+                _LOG.warning("the disk is too full to record the end of operation %s; trying again", operation_id)
+                if self._stopping.wait(_RETRY_INTERVAL):
                     raise
             else:
                 return
