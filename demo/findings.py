@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 SIDE = 224
+"""Pixels to which photographs are squashed: the input of the network."""
+
+CLEAR_IOU = 0.15
+"""Only detectors with at least this IoU are shown on photographs: at the common 0.04 a label is often accidental."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class UnitOnPhotograph:
     """How well it does."""
 
     strength: float
-    """Its largest activation, over its threshold."""
+    """Its largest activation, over its largest on any scene."""
 
     picture: str
     """Data URI of the photograph, dimmed where the unit is below its threshold."""
@@ -61,19 +65,19 @@ class Photograph:
 
 
 def look_at(paths: Sequence[Path], maps: NDArray[np.float32], dissection: ortoscope.Dissection) -> list[Photograph]:
-    """Finds, for each photograph, the detectors that exceed their threshold most.
+    """Finds, for each photograph, the clear detectors that answer most, relative to their strongest answer to any scene.
 
     Args:
         paths: The photographs.
         maps: (photographs, units, rows, columns): the tap's activations on them.
         dissection: What the units detect.
     """
-    threshold = dissection.threshold
-    detectors = [label for label in dissection.labels("iou") if label.detector and label.threshold > 0]
+    strongest = dissection.top_images.value[:, 0]
+    detectors = [label for label in dissection.labels("iou") if label.iou >= CLEAR_IOU and label.threshold > 0]
     shown = []
     for path, unit_maps in zip(paths, maps, strict=True):
         picture = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-        strength = {label.unit: float(unit_maps[label.unit].max() / threshold[label.unit]) for label in detectors}
+        strength = {label.unit: float(unit_maps[label.unit].max() / strongest[label.unit]) for label in detectors}
         best = sorted(detectors, key=lambda label: -strength[label.unit])[:3]
         units = tuple(
             UnitOnPhotograph(
@@ -139,8 +143,7 @@ def find(dissections: Sequence[tuple[str, ortoscope.Dissection]], photographs: S
         findings.append(
             Finding(
                 f"On the photograph '{photograph.name}', unit {unit.unit} of {last_name} (detects "
-                f"'{plain(unit.concept)}') rises to {unit.strength:.1f} times its threshold, "
-                "more than any other detector.",
+                f"'{plain(unit.concept)}') answers {unit.strength:.1f} times as strongly as to any scene.",
                 last_name,
             )
         )

@@ -9,6 +9,7 @@ findings. What was prepared is kept in .cache/demo, so that a second run starts 
 import argparse
 import contextlib
 import importlib.util
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,9 +26,10 @@ from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".cache" / "demo"
+ONBOARDING = WORK / "onboarding.txt"
 MODEL = "efficientnet-lite0"
 DATASET = "rendered-scenes"
-TAPS = ("blocks.4", "blocks.10")
+TAPS = ("blocks.10", "head.conv")
 PHOTOGRAPHS = (
     "chelsea.png",
     "coffee.png",
@@ -60,7 +62,14 @@ def server_command(*arguments: str) -> list[str]:
 def prepare() -> None:
     """Puts the model and the scenes into the working folder, unless they are there."""
     WORK.mkdir(parents=True, exist_ok=True)
-    subprocess.run(server_command("zoo", MODEL, "--models", str(WORK / "models")), check=True)
+    if not ONBOARDING.exists():
+        onboarding = subprocess.run(
+            server_command("zoo", MODEL, "--models", str(WORK / "models")),
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        ONBOARDING.write_text(onboarding.stdout, encoding="utf-8")
     scenes = WORK / "datasets" / DATASET
     if not (scenes / "index.csv").exists():
         subprocess.run(server_command("render-scenes", str(scenes)), check=True)
@@ -106,7 +115,7 @@ def examine(scope: ortoscope.Ortoscope, output: Path) -> tuple[list[TapReport], 
         folder = tap.display_name.replace("/", ".")
         dissection = tap.dissect(DATASET).result(progress=True)
         dissection.save(output / folder / "dissection", progress=True)
-        tap.examples(DATASET, count=6).result(progress=True).save(output / folder / "examples", progress=True)
+        tap.examples(DATASET, count=5).result(progress=True).save(output / folder / "examples", progress=True)
         reports.append(TapReport(tap, dissection, folder))
     last = reports[-1]
     activations = model.activate(photographs(), last.tap)[last.tap.display_name]
@@ -136,8 +145,9 @@ def main() -> None:
     prepare()
     with server() as target, ortoscope.connect(target) as scope:
         reports, shown = examine(scope, output)
-    findings = find([(report.tap.display_name, report.dissection) for report in reports], shown)
+        findings = find([(report.tap.display_name, report.dissection) for report in reports], shown)
     write_page(output, reports, shown, findings)
+    shutil.copy(ONBOARDING, output / "model.txt")
     console.print("\n[bold]The five most interesting findings[/bold]")
     for number, finding in enumerate(findings, start=1):
         console.print(f"{number}. {finding.text}", highlight=False)
