@@ -65,7 +65,7 @@ class Photograph:
 
 
 def look_at(paths: Sequence[Path], maps: NDArray[np.float32], dissection: ortoscope.Dissection) -> list[Photograph]:
-    """Finds, for each photograph, the clear detectors that answer most, relative to their strongest answer to any scene.
+    """Finds for each photograph the clear detectors that answer most, relative to their strongest answer to any scene.
 
     Args:
         paths: The photographs.
