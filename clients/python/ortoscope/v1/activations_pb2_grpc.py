@@ -85,7 +85,8 @@ class ActivationsServicer:
         limits, has a colour mode that is not taken (CMYK, 16 bits), or is animated; a tensor's shape, type or length
         does not fit; a site lies outside the map. `BadRequest` names the field.
         * `NOT_FOUND`: unknown model, version, tap (with the closest names) or blob.
-        * `FAILED_PRECONDITION`: encoded images for a model whose input is not an image.
+        * `FAILED_PRECONDITION`: encoded images for a model whose input is not an image; one item for a model with several
+        inputs; a dataset or an image of it that cannot be read; a model that cannot compute these inputs.
         * `RESOURCE_EXHAUSTED`: too many items, or a response above the message limit: ask for fewer items or a
         reduction, or use StreamActivations.
         """
@@ -113,11 +114,14 @@ class ActivationsServicer:
 
         Errors:
 
-        * `INVALID_ARGUMENT`: a count or reduction out of range.
+        * `INVALID_ARGUMENT`: a count or reduction out of range; an unknown split.
         * `NOT_FOUND`: unknown model, version, tap or dataset.
         * `FAILED_PRECONDITION`: the model's input is not an image, the tap's units are not known, or the dataset
-        cannot be read.
-        * `RESOURCE_EXHAUSTED`: too many operations are pending.
+        cannot be read or has no image in these splits.
+        * `RESOURCE_EXHAUSTED`: too many operations are pending, or the disk is full.
+
+        Errors of the operation: `FAILED_PRECONDITION` for a damaged image, for activations that are not numbers (it names the
+        image and the unit), and for a dataset that changed meanwhile; `RESOURCE_EXHAUSTED` for a full disk; `CANCELLED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

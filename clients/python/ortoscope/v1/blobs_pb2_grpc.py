@@ -91,6 +91,7 @@ class BlobsServicer:
         * `INVALID_ARGUMENT`: the first message lacks a field, `offset` is not the committed size, more bytes came than
         announced, or the bytes do not have the digest of `name` (they are then discarded).
         * `RESOURCE_EXHAUSTED`: `size_bytes` exceeds the limit, or the disk is full; what was committed stays.
+        * `ABORTED`: another call went on with the same blob meanwhile; query how much of it is committed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

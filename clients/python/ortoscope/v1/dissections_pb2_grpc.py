@@ -77,12 +77,13 @@ class DissectionsServicer:
 
         * `INVALID_ARGUMENT`: a fraction outside (0, 1), thresholds that are not one per unit or not finite, an unknown split.
         * `NOT_FOUND`: unknown model, version, tap or dataset.
-        * `FAILED_PRECONDITION`: the dataset has no pixel labels or cannot be read; the tap is not a map of at most two
+        * `FAILED_PRECONDITION`: the dataset has no pixel labels, no image in these splits, or cannot be read; the tap is not a map of at most two
         site axes; the model's input is not an image.
-        * `RESOURCE_EXHAUSTED`: too many operations are pending.
+        * `RESOURCE_EXHAUSTED`: too many operations are pending, or the disk is full.
 
-        Errors of the operation: `FAILED_PRECONDITION` for a damaged image or label plane and for activations that are
-        not numbers (it names the image and the unit); `RESOURCE_EXHAUSTED` for a full disk; `CANCELLED`.
+        Errors of the operation: `FAILED_PRECONDITION` for a damaged image or label plane, for activations that are
+        not numbers (it names the image and the unit), and for a dataset that changed meanwhile; `RESOURCE_EXHAUSTED` for a
+        full disk; `CANCELLED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +108,7 @@ class DissectionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDissection(self, request, context):
-        """Deletes a dissection. Its operation, if it is kept, no longer has a result.
+        """Deletes a dissection. Its operation, if it is kept, shows the error NOT_FOUND with the reason RESULT_DELETED from then on.
 
         Errors: those of GetDissection.
         """
