@@ -188,7 +188,8 @@ def unjudged(given: Convention | None, default: Convention, why: str) -> Verdict
     """The verdict where nothing could be tried."""
     if given is not None:
         return Verdict("not verified", given, f"not verified, as given: {why}")
-    return Verdict("not verified", default, f"not verified, the most common convention ({default}): {why}")
+    text = f"not verified, the most common convention ({default}): {why}"
+    return Verdict("not verified", default, text, (_unsure(default),))
 
 
 def _by_batch_normalization(

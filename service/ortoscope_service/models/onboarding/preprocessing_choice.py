@@ -85,9 +85,11 @@ def _try_on(
 ) -> Choice:
     views = photos.views(shape)
     mixed = shuffled(views)
-    candidates = list(conventions(image.channels, wishes.color_order))
+    candidates = list(conventions(image.channels, wishes.color_order if given is None else None))
     if given is not None:
-        candidates = [given, *(c for c in candidates if (c.mean, c.std, c.color_order) != _numbers(given))]
+        others = [replace(given, color_order=order) for order in dict.fromkeys(c.color_order for c in candidates)]
+        known = {_numbers(convention) for convention in others}
+        candidates = [*others, *(convention for convention in candidates if _numbers(convention) not in known)]
     verdict = judge(
         [Trial.of(convention, subject.respond(views, convention)) for convention in candidates],
         photos,
