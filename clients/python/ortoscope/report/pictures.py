@@ -16,7 +16,7 @@ from ortoscope.v1 import datasets_pb2, models_pb2
 _TOTAL_BYTES = 15_000_000
 """What the pictures of a page are meant to take before base64 adds a third: small enough to send to somebody."""
 
-_MOST_BYTES = 18_000_000
+_MOST_BYTES = 17_000_000
 """What they take at the very most: images that are all noise are larger than photographs."""
 
 _TYPICAL_BYTES = {
