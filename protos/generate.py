@@ -64,9 +64,7 @@ def generate(output_root: Path) -> None:
         for path in (staged / "inference").iterdir():
             text = path.read_text()
             # protoc writes imports by proto path; this package lives deeper.
-            text = re.sub(
-                r"(?m)^from inference import", "from ortoscope_service.api.open_inference import", text
-            )
+            text = re.sub(r"(?m)^from inference import", "from ortoscope_service.api.open_inference import", text)
             (open_inference / path.name).write_text(text)
 
 
