@@ -44,7 +44,8 @@ def test_find_looks_for_parts_in_names_and_cells_whatever_their_case() -> None:
     assert tuple(TABLE.find("150")) == (ROWS[0],)
     assert tuple(TABLE.find("p")) == ROWS[:2]
     assert not TABLE.find("plum")
-    assert TABLE.find("fig").title == "3 fruits"
+    assert TABLE.find("p").title == "3 fruits (2 shown)"
+    assert TABLE.find("p")[:1].title == "3 fruits (1 shown)"
 
 
 def test_text_is_aligned_and_whole() -> None:

@@ -131,7 +131,7 @@ class ExampleSet:
                 Column("smallest", lambda unit: unit.least[0].value if unit.least else None, numeric=True),
                 Column("image of the smallest", lambda unit: unit.least[0].path if unit.least else ""),
             ),
-            title=f"examples of {len(response.unit_examples)} units of {self.tap}",
+            title=f"{len(response.unit_examples)} units of {self.tap}, with their examples",
             names=lambda unit: (example.path for example in unit.most + unit.least),
         )
 

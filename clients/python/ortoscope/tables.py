@@ -46,6 +46,7 @@ class Table(Sequence[Row], Generic[Row]):
         self._rows = tuple(rows)
         self.columns = tuple(columns)
         self.title = title
+        self._whole_title = title
         self._names = names
 
     def __len__(self) -> int:
@@ -119,7 +120,10 @@ class Table(Sequence[Row], Generic[Row]):
         return f"<p>{html.escape(self.title)}</p><table><thead>{head}</thead><tbody>{body}</tbody></table>{more}"
 
     def _with(self, rows: Iterable[Row]) -> "Table[Row]":
-        return Table(rows, self.columns, title=self.title, names=self._names)
+        kept = tuple(rows)
+        part = Table(kept, self.columns, title=f"{self._whole_title} ({len(kept)} shown)", names=self._names)
+        part._whole_title = self._whole_title
+        return part
 
     def _names_of(self, row: Row) -> Iterable[str]:
         return self._names(row) if self._names else ()

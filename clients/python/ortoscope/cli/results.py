@@ -101,8 +101,8 @@ def _sum_up_dissection(output: Output, dissection: Dissection) -> None:
         instead = short_tap(proto.saturated.use_tap)
         advice = f"dissect the tap {instead} instead" if instead else "give --thresholds below that value"
         output.text(
-            f"{proto.saturated.count} units saturate: their threshold is the largest value that they take, so they can "
-            f"have no label; {advice}."
+            f"Saturated: {proto.saturated.count}. The threshold of such a unit is the largest value that it takes, so "
+            f"it can have no label; {advice}."
         )
     output.table(dissection.labels("iou")[:_BEST_SHOWN])
 
