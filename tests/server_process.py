@@ -14,24 +14,6 @@ from pathlib import Path
 import grpc
 from serving import Stubs
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from ortoscope_service.api.server import serve
-from ortoscope_service.config import Limits, ServerConfig
-models, datasets, store, grace, deadline = sys.argv[1:]
-serve(
-    ServerConfig(
-        models=Path(models),
-        datasets=Path(datasets),
-        store=Path(store),
-        listen="127.0.0.1:0",
-        grace_seconds=float(grace),
-        limits=Limits(default_deadline_seconds=int(deadline)),
-    )
-)
-"""
-
 
 @dataclass
 class ServerProcess:
@@ -62,16 +44,14 @@ def server_process(
     store: Path,
     *,
     grace_seconds: float = 10,
-    default_deadline_seconds: int = 300,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[ServerProcess]:
     """Starts a server and waits until it listens; kills it in the end if it still runs."""
     process = subprocess.Popen(
         [
-            sys.executable,
-            "-c",
-            SCRIPT,
-            *map(str, (models, datasets, store, grace_seconds, default_deadline_seconds)),
+            *(sys.executable, "-m", "ortoscope_service", "serve", "--listen", "127.0.0.1:0"),
+            *("--models", str(models), "--datasets", str(datasets), "--store", str(store)),
+            *("--grace", str(grace_seconds)),
         ],
         stderr=subprocess.PIPE,
         text=True,

@@ -198,6 +198,15 @@ def test_plain_text_beyond_this_machine_must_be_asked_for(config: ServerConfig, 
     assert caught.value.reason == "INSECURE_LISTEN"
 
 
+def test_a_folder_that_does_not_exist_is_refused(config: ServerConfig, tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    for mistyped in (replace(config, models=absent), replace(config, datasets=absent)):
+        with pytest.raises(OrtoscopeError) as caught:
+            make_server(mistyped)
+        assert caught.value.reason == "FOLDER_MISSING"
+        assert str(tmp_path) not in caught.value.message
+
+
 def test_plain_text_beyond_this_machine_is_possible(config: ServerConfig) -> None:
     with serving(replace(config, listen="0.0.0.0:0", insecure=True)) as (_, stubs):
         assert stubs.models.ListModels(LIST).models

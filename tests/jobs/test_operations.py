@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from ortoscope_service.errors import Code, OrtoscopeError
-from ortoscope_service.jobs.database import Database
+from ortoscope_service.jobs.database import Database, UnknownVersionError
 from ortoscope_service.jobs.operations import NewOperation, OperationStore, State
 from ortoscope_service.jobs.requests import Request
 from ortoscope_service.runtime.cancellation import Cancellation
@@ -208,5 +208,5 @@ def test_an_accepted_operation_survives_a_killed_process(tmp_path: Path, open_da
 def test_a_database_of_another_version_is_refused(open_database: OpenDatabase) -> None:
     with open_database().transaction() as sql:
         sql.execute("PRAGMA user_version = 99")
-    with pytest.raises(RuntimeError, match="99"):
+    with pytest.raises(UnknownVersionError, match="99"):
         open_database()

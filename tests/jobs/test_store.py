@@ -30,3 +30,15 @@ def test_the_lock_of_a_killed_process_does_not_outlive_it(tmp_path: Path) -> Non
     )
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False).returncode == -9
     Store(tmp_path).close()
+
+
+def test_a_store_that_cannot_be_opened_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "garbage").mkdir()
+    (tmp_path / "garbage" / "operations.db").write_bytes(b"no database" * 1000)
+    for root in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "garbage"):
+        for _attempt in range(2):  # the lock is given up
+            with pytest.raises(OrtoscopeError) as caught:
+                Store(root)
+            assert (caught.value.code, caught.value.reason) == (Code.FAILED_PRECONDITION, "STORE_UNUSABLE")
+            assert str(tmp_path) not in caught.value.message

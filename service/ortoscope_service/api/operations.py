@@ -23,6 +23,9 @@ from ortoscope_service.jobs.requests import Request
 MAX_WAIT_SECONDS = 60.0
 """Longest time that WaitOperation holds a thread; it may return before the timeout (google.longrunning)."""
 
+_CROWDED_WAIT_SECONDS = 0.25
+"""How long it waits while many others do: long enough that asking again and again keeps nothing busy."""
+
 _DONE_FILTERS: Mapping[str, bool | None] = {"": None, "done=true": True, "done=false": False}
 _RESULT_TYPES: Mapping[str, type[Message]] = {
     "dissections": dissections_pb2.Dissection,
@@ -96,10 +99,10 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):  # type: ignor
                     timeout=requested,
                 )
             timeout = min(timeout, requested)
+        cancellation = self._components.cancellation(context)
         if not self._waiters.acquire(blocking=False):
-            return self._message(self._operations.get(operation_id))
+            return self._message(self._operations.wait(operation_id, min(timeout, _CROWDED_WAIT_SECONDS), cancellation))
         try:
-            cancellation = self._components.cancellation(context)
             return self._message(self._operations.wait(operation_id, timeout, cancellation))
         finally:
             self._waiters.release()

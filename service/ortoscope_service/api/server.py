@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -120,6 +121,9 @@ class Server:
         self.config = config
         self.host, wanted_port = _address(config.listen, "listen")
         _refuse_exposure(config, self.host, "listen")
+        _refuse_missing(config.models, "models")
+        if config.datasets is not None:
+            _refuse_missing(config.datasets, "datasets")
         check_installation()
         threads = config.threads or available_threads()
         self._store = Store(config.store, config.limits.max_pending_operations)
@@ -233,7 +237,7 @@ def make_server(config: ServerConfig) -> Server:
 
     Raises:
         OrtoscopeError: INVALID_ARGUMENT: INVALID_ADDRESS; FAILED_PRECONDITION: INSECURE_LISTEN, ADDRESS_IN_USE,
-            TLS_UNREADABLE, STORE_IN_USE, CONFLICTING_ONNXRUNTIME.
+            TLS_UNREADABLE, FOLDER_MISSING, STORE_UNUSABLE, STORE_IN_USE, CONFLICTING_ONNXRUNTIME.
     """
     return Server(config)
 
@@ -292,6 +296,18 @@ def _refuse_exposure(config: ServerConfig, host: str, field: str) -> None:
         field=field,
         metadata={"host": host},
     )
+
+
+def _refuse_missing(folder: Path, field: str) -> None:
+    """A mistyped folder would otherwise look like one without content."""
+    if not folder.is_dir():
+        raise OrtoscopeError(
+            Code.FAILED_PRECONDITION,
+            "FOLDER_MISSING",
+            f"The folder of {field} ('{folder.name}') does not exist or is no folder. Make it, or correct the option.",
+            field=field,
+            metadata={"folder": folder.name},
+        )
 
 
 def _is_loopback(host: str) -> bool:

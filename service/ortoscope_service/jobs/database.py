@@ -49,6 +49,10 @@ CREATE INDEX record_blobs_by_digest ON record_blobs (digest);
 """
 
 
+class UnknownVersionError(Exception):
+    """The database was written by another version of the service."""
+
+
 class Database:
     """A SQLite file on a local disk, in WAL mode; safe for use by many threads.
 
@@ -57,7 +61,7 @@ class Database:
 
     Raises:
         sqlite3.DatabaseError: The file is no database.
-        RuntimeError: It was written by another version of the service.
+        UnknownVersionError: It was written by another version of the service.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,7 +76,7 @@ class Database:
             self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
         elif version != _SCHEMA_VERSION:
             self._connection.close()
-            raise RuntimeError(f"database of version {version}; this service reads version {_SCHEMA_VERSION}")
+            raise UnknownVersionError(f"it is of version {version}, this service reads version {_SCHEMA_VERSION}")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -3,11 +3,15 @@
 import fcntl
 import os
 import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ortoscope_service.errors import Code, OrtoscopeError
 from ortoscope_service.jobs.artifacts import BlobStore
-from ortoscope_service.jobs.database import Database
+from ortoscope_service.jobs.database import Database, UnknownVersionError
+from ortoscope_service.jobs.failures import as_ortoscope_error, is_disk_full
 from ortoscope_service.jobs.operations import OperationStore
 from ortoscope_service.jobs.records import RecordStore
 from ortoscope_service.jobs.requests import RequestLog
@@ -21,13 +25,18 @@ class Store:
         max_pending_operations: Most operations that may wait or run at once.
 
     Raises:
-        OrtoscopeError: FAILED_PRECONDITION, STORE_IN_USE: another server holds it.
+        OrtoscopeError: FAILED_PRECONDITION: STORE_IN_USE: another server holds it; STORE_UNUSABLE: it cannot be
+            written, or another version of the service made it. RESOURCE_EXHAUSTED, DISK_FULL.
     """
 
     def __init__(self, root: Path, max_pending_operations: int = 100) -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        self.workspace = root / "work"
-        self._lock = StoreLock(root / "server.lock")
+        with _usable():
+            root.mkdir(parents=True, exist_ok=True)
+            self.workspace = root / "work"
+            self._lock = StoreLock(root / "server.lock")
+            self._open(root, max_pending_operations)
+
+    def _open(self, root: Path, max_pending_operations: int) -> None:
         try:
             self._database = Database(root / "operations.db")
             self.blobs = BlobStore(root / "blobs")
@@ -42,6 +51,23 @@ class Store:
         """Closes the database and lets others have the store."""
         self._database.close()
         self._lock.release()
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    """Turns what prevents a store from being opened into typed errors."""
+    try:
+        yield
+    except (OSError, sqlite3.Error, UnknownVersionError) as error:
+        if is_disk_full(error):
+            raise as_ortoscope_error(error) from error
+        cause = error.strerror if isinstance(error, OSError) else str(error)
+        raise OrtoscopeError(
+            Code.FAILED_PRECONDITION,
+            "STORE_UNUSABLE",
+            f"The store cannot be opened: {cause}. Check the folder and its permissions, or choose another one.",
+            metadata={"cause": str(cause)},
+        ) from error
 
 
 class StoreLock:

@@ -118,7 +118,8 @@ class GRPCInferenceServiceServicer:
         * `INVALID_ARGUMENT`: missing, unknown or duplicate input; shape, type or byte size that does not fit; unknown output (the
         message lists valid names).
         * `NOT_FOUND`: unknown model or version.
-        * `UNIMPLEMENTED`: shared memory or classification was asked for.
+        * `UNIMPLEMENTED`: shared memory or classification was asked for; strings.
+        * `RESOURCE_EXHAUSTED`: a response above the message limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
