@@ -1,5 +1,6 @@
 """The client against the real service: every call once, and the numbers against ONNX Runtime run directly."""
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -272,6 +273,12 @@ def test_a_picture_shows_itself(scope: ortoscope.Ortoscope, tmp_path: Path) -> N
     assert (small.width, small.height) == (30, 20)
     png = scope.dataset("photos")[0]
     assert png._repr_png_() == png.data
+    webp = scope.dataset("labelled").image(3)
+    assert webp.media_type == "image/webp"
+    shown = webp._repr_png_()
+    assert shown is not None
+    with Image.open(io.BytesIO(shown)) as picture_shown:
+        assert (picture_shown.format, picture_shown.size) == ("PNG", (webp.width, webp.height))
     assert [image.name for image in scope.dataset("photos")] == [f"datasets/photos/images/{i}" for i in range(5)]
     with pytest.raises(IndexError):
         dataset[1]

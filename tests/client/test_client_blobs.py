@@ -116,6 +116,21 @@ def test_a_broken_upload_goes_on_from_what_the_server_holds(tmp_path: Path) -> N
     assert writer.offsets == [0, 300_000, 600_000]
 
 
+def test_an_upload_beside_another_of_the_same_blob_waits_for_its_bytes() -> None:
+    writer = Writer(breaks=0, portion=0)
+
+    def aborted_once(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        if not writer.held:
+            writer.held = CONTENT[:1000]  # the other call's
+            fail(context, "ABORTED", "another call writes this blob", reason="BLOB_OFFSET")
+        return writer.write(requests, context)
+
+    answers = {"QueryBlob": writer.query, "WriteBlob": aborted_once}
+    with scripted(answers) as target, ortoscope.connect(target) as scope:
+        assert scope.upload(CONTENT) == NAME
+    assert writer.held == CONTENT
+
+
 def test_an_upload_that_never_moves_is_given_up() -> None:
     writer = Writer(breaks=99, portion=0)
     answers = {"QueryBlob": writer.query, "WriteBlob": writer.write}

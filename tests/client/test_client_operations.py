@@ -1,6 +1,7 @@
 """Waiting for operations: what a server rarely does is written down here."""
 
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import ortoscope
 import pytest
 from google.longrunning import operations_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
+from ortoscope import operations
 from ortoscope.messages import to_json
 from ortoscope.operations import Operation
 from ortoscope.v1 import dissections_pb2, models_pb2
@@ -57,7 +59,7 @@ def test_progress_is_told_while_it_runs() -> None:
     assert seen == [("counting", done, 3) for done in (0, 1, 2, 3)]
 
 
-def test_the_server_is_asked_to_wait_longer_and_longer() -> None:
+def test_the_server_is_asked_to_wait_longer_and_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
     answers = waiting(*[operation()] * 9, operation(done=True))
 
@@ -65,10 +67,22 @@ def test_the_server_is_asked_to_wait_longer_and_longer() -> None:
         asked.append(request.timeout.ToTimedelta().total_seconds())
         return answers(request, context)
 
+    monkeypatch.setattr(operations, "_PAUSE_SECONDS", 0.0)
     run(lambda handle: handle.wait(), WaitOperation=wait)
     assert asked[0] == 0.2
     assert asked == sorted(asked)
     assert asked[-1] == 2.0
+
+
+def test_a_server_that_cannot_wait_is_not_asked_without_pause() -> None:
+    calls = []
+
+    def wait(request: Any, context: grpc.ServicerContext) -> Any:
+        calls.append(time.monotonic())
+        return operation(done=len(calls) == 4)
+
+    run(lambda handle: handle.wait(), WaitOperation=wait)
+    assert all(later - earlier > 0.15 for earlier, later in itertools.pairwise(calls))
 
 
 def test_a_wait_that_ends_early_leaves_the_operation_running() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ortoscope import resource_names
-from ortoscope.errors import DataLoss, OrtoscopeError, Unavailable
+from ortoscope.errors import Aborted, DataLoss, OrtoscopeError, Unavailable
 from ortoscope.rpcs import Rpcs
 from ortoscope.v1 import blobs_pb2
 
@@ -102,7 +102,7 @@ def upload(rpcs: Rpcs, source: bytes | Path) -> str:
                     reason="BLOB_INCOMPLETE",
                     metadata={"name": name},
                 )
-            except Unavailable as error:
+            except (Aborted, Unavailable) as error:  # aborted: another call goes on with the same blob
                 failures += 1
                 lost = error
             _pause_or_raise(failures, lost)

@@ -84,7 +84,7 @@ class Picture:
     """The encoded picture."""
 
     media_type: str
-    """"image/jpeg" or "image/png"."""
+    """One of "image/jpeg", "image/png" and "image/webp"."""
 
     width: int
     """Width in pixels."""
@@ -105,6 +105,10 @@ class Picture:
         write_file(Path(path), self.data)
 
     def _repr_png_(self) -> bytes | None:
+        if self.media_type == "image/webp":  # which notebooks do not show
+            buffer = io.BytesIO()
+            self.to_pil().save(buffer, "PNG")
+            return buffer.getvalue()
         return self.data if self.media_type == "image/png" else None
 
     def _repr_jpeg_(self) -> bytes | None:

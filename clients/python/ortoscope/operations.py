@@ -26,6 +26,10 @@ _LAST_POLL_SECONDS = 2.0
 work ends promptly and is seen to move."""
 
 
+_PAUSE_SECONDS = 0.5
+"""Longest pause before a server is asked again that did not wait as long as it was asked to."""
+
+
 class Operation(Generic[T_co]):
     """Work that the server does on its own: it outlives the client, the connection and a restart of the client.
 
@@ -132,7 +136,10 @@ class Operation(Generic[T_co]):
             duration = Duration()
             duration.FromMilliseconds(max(1, round(left * 1000)))
             request = operations_pb2.WaitOperationRequest(name=self.name, timeout=duration)
+            asked = time.monotonic()
             self.proto = self._rpcs.wait_operation(request)
+            if not self.done:  # a server with many waiting answers sooner than it was asked to
+                time.sleep(max(0.0, min(left - (time.monotonic() - asked), _PAUSE_SECONDS)))
             poll = min(poll * 1.5, _LAST_POLL_SECONDS)
 
     def describe(self) -> str:
