@@ -243,8 +243,11 @@ def test_wait_writes_what_the_command_would_have(verb: str, files: int, target: 
     done = run("operations", "wait", started["name"], "-o", tmp_path / "out", "--target", target)
     assert len(list((tmp_path / "out").iterdir())) == files
     assert "Report: " in done.stdout
-    named = run(verb, "cnn", "--tap", tap, *LABELS, "--no-wait", "--target", target).stdout
+    not_waiting = run(verb, "cnn", "--tap", tap, *LABELS, "--no-wait", "-o", tmp_path / "later", "--target", target)
+    named = not_waiting.stdout
     assert re.fullmatch(r"operations/\S+\n", named)
+    assert f"later: ortoscope operations wait {named.strip()} -o" in not_waiting.stderr
+    assert not (tmp_path / "later").exists()
     shown = run_json("operations", "wait", named.strip().removeprefix("operations/"), "--json", "--target", target)
     assert shown["name"].startswith(("dissections/", "exampleSets/"))
     listed = run_json("operations", "list", "--json", "--target", target)
@@ -264,6 +267,9 @@ def test_a_folder_that_must_not_be_written_is_refused_before_any_work(target: st
     assert "thesis.tex" in refused.stderr
     assert "choose a new or empty folder" in refused.stderr
     assert len(run_json("operations", "list", "--json", "--target", target).get("operations", [])) == before
+    started = run("dissect", "cnn", "--tap", tap, *LABELS, "--no-wait", "--target", target).stdout.strip()
+    refused = run("operations", "wait", started, "-o", tmp_path, "--target", target, code=1)
+    assert "choose a new or empty folder" in refused.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 

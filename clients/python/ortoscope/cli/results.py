@@ -20,11 +20,15 @@ from ortoscope.resource_names import short_tap
 _BEST_SHOWN = 5
 
 
-def check_output(folder: Path | None, kind: type[Dissection | ExampleSet]) -> None:
-    """Refuses a folder that must not be written to, before any work is done."""
+_RESULT_OF: dict[str, type[Dissection | ExampleSet]] = {"dissect": Dissection, "find-examples": ExampleSet}
+"""What operations make, by their verb."""
+
+
+def check_output(folder: Path | None, kind: type[Dissection | ExampleSet] | None) -> None:
+    """Refuses a folder that must not be written to, before any work is done; `kind` None: what comes is not known."""
     if folder is not None and kind is Dissection:
         check_result_folder(folder, DISSECTION_KIND, DISSECTION_FILES)
-    elif folder is not None:
+    elif folder is not None and kind is ExampleSet:
         check_result_folder(folder, EXAMPLES_KIND, EXAMPLES_FILES)
 
 
@@ -43,7 +47,12 @@ def finish(session: Session, operation: Operation[Any], folder: Path | None, *, 
         if output.as_json:
             output.json(operation.proto)
         output.text(operation.name)
+        if folder is not None:
+            output.note(
+                f"Nothing is written without waiting; later: ortoscope operations wait {operation.name} -o {folder}"
+            )
         return
+    check_output(folder, _RESULT_OF.get(operation.metadata.verb))
     try:
         result = operation.result(progress=True)
     except KeyboardInterrupt:

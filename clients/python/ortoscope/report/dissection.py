@@ -78,7 +78,10 @@ def command(dissection: dissections_pb2.Dissection, tap: str = "", folder: str =
         words += ["--thresholds", "dissection.npz"]
     else:
         words += ["--top-fraction", f"{spec.top_fraction or 0.005:g}"]
-    words += ["--iou-threshold", f"{spec.iou_threshold:g}", "-o", folder]
+    words += ["--iou-threshold", f"{spec.iou_threshold:g}"]
+    if spec.examples_per_unit:
+        words += ["--images-per-unit", str(spec.examples_per_unit)]
+    words += ["-o", folder]
     return shlex.join(words)
 
 
