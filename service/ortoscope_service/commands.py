@@ -139,6 +139,15 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen in plain text where other machines can reach it.")
     ] = False,
+    provider: Annotated[
+        str,
+        typer.Option(
+            metavar="PROVIDER",
+            envvar="ORTOSCOPE_PROVIDER",
+            help="What computes: ONNX Runtime's name of an execution provider. CUDAExecutionProvider needs "
+            "ortoscope[server-gpu].",
+        ),
+    ] = "CPUExecutionProvider",
     threads: Annotated[
         int, typer.Option(min=0, help="Threads within an operator; 0: all that this process may use.")
     ] = 0,
@@ -169,6 +178,7 @@ def serve(
             listen=listen,
             tls=tls,
             insecure=insecure,
+            execution_provider=provider,
             threads=threads,
             batch_size=batch_size,
             session_cache_size=session_cache,

@@ -207,6 +207,13 @@ def test_a_folder_that_does_not_exist_is_refused(config: ServerConfig, tmp_path:
         assert str(tmp_path) not in caught.value.message
 
 
+def test_an_execution_provider_that_is_not_installed_is_refused_at_the_start(config: ServerConfig) -> None:
+    with pytest.raises(OrtoscopeError) as caught:
+        make_server(replace(config, execution_provider="NoSuchExecutionProvider"))
+    assert caught.value.reason == "UNKNOWN_PROVIDER"
+    assert "CPUExecutionProvider" in caught.value.message
+
+
 def test_plain_text_beyond_this_machine_is_possible(config: ServerConfig) -> None:
     with serving(replace(config, listen="0.0.0.0:0", insecure=True)) as (_, stubs):
         assert stubs.models.ListModels(LIST).models

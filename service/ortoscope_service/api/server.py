@@ -50,7 +50,7 @@ from ortoscope_service.errors import Code, OrtoscopeError
 from ortoscope_service.jobs.runner import JobRunner
 from ortoscope_service.jobs.store import Store
 from ortoscope_service.models.repository import ModelRepository
-from ortoscope_service.runtime.sessions import SessionCache, SessionConfig, check_installation
+from ortoscope_service.runtime.sessions import SessionCache, SessionConfig, check_installation, check_providers
 from ortoscope_service.runtime.threads import available_threads
 
 _SERVICERS: tuple[tuple[ServiceDescriptor, Callable[[Any, grpc.Server], None], Callable[[Components], object]], ...] = (
@@ -125,6 +125,7 @@ class Server:
         if config.datasets is not None:
             _refuse_missing(config.datasets, "datasets")
         check_installation()
+        check_providers((config.execution_provider,))
         threads = config.threads or available_threads()
         self._store = Store(config.store, config.limits.max_pending_operations)
         self._runner = JobRunner(self._store.operations, self._store.workspace, config.operation_workers)
@@ -138,7 +139,9 @@ class Server:
                 store=self._store,
                 runner=self._runner,
                 sessions=SessionCache(config.session_cache_size),
-                execution=ExecutionConfig(config.batch_size, SessionConfig(intra_op_threads=threads)),
+                execution=ExecutionConfig(
+                    config.batch_size, SessionConfig((config.execution_provider,), intra_op_threads=threads)
+                ),
             )
             metrics = self._start_metrics()
             self._calls = ThreadPoolExecutor(config.limits.max_concurrent_rpcs + _SPARE_THREADS, "calls")
@@ -237,7 +240,7 @@ def make_server(config: ServerConfig) -> Server:
 
     Raises:
         OrtoscopeError: INVALID_ARGUMENT: INVALID_ADDRESS; FAILED_PRECONDITION: INSECURE_LISTEN, ADDRESS_IN_USE,
-            TLS_UNREADABLE, FOLDER_MISSING, STORE_UNUSABLE, STORE_IN_USE, CONFLICTING_ONNXRUNTIME.
+            TLS_UNREADABLE, FOLDER_MISSING, STORE_UNUSABLE, STORE_IN_USE, CONFLICTING_ONNXRUNTIME, UNKNOWN_PROVIDER.
     """
     return Server(config)
 

@@ -305,6 +305,23 @@ def check_installation(search_path: Sequence[str] | None = None) -> None:
         )
 
 
+def check_providers(providers: Sequence[str]) -> None:
+    """Refuses execution providers that this installation does not have, rather than to compute elsewhere in silence.
+
+    Raises:
+        OrtoscopeError: `UNKNOWN_PROVIDER` (FAILED_PRECONDITION).
+    """
+    available = onnxruntime.get_available_providers()
+    for name in providers:
+        if name not in available:
+            raise _provider_error(name, available)
+    if not providers:
+        raise _provider_error("", available)
+    if "CUDAExecutionProvider" in providers:
+        # CUDA's own libraries come as Python packages, where no loader looks for them.
+        onnxruntime.preload_dlls()
+
+
 def _resolve(config: SessionConfig) -> SessionConfig:
     if config.intra_op_threads < 0:
         raise invalid(
@@ -318,12 +335,7 @@ def _resolve(config: SessionConfig) -> SessionConfig:
             f"There is no optimization level {config.optimization_level!r}; choose one of {', '.join(_LEVELS)}.",
             level=config.optimization_level,
         )
-    available = onnxruntime.get_available_providers()
-    for name in config.providers:
-        if name not in available:
-            raise _provider_error(name, available)
-    if not config.providers:
-        raise _provider_error("", available)
+    check_providers(config.providers)
     return replace(config, intra_op_threads=config.intra_op_threads or available_threads())
 
 
