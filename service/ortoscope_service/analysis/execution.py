@@ -12,6 +12,7 @@ from ortoscope_service.analysis.activations import run_taps, units_first
 from ortoscope_service.datasets.dataset import Dataset
 from ortoscope_service.errors import Code, OrtoscopeError
 from ortoscope_service.graph.taps import Tap
+from ortoscope_service.models.manifest import Preprocessing
 from ortoscope_service.models.preprocessing import preprocess
 from ortoscope_service.models.repository import ModelVersion
 from ortoscope_service.runtime.cancellation import Cancellation
@@ -76,11 +77,24 @@ def stream_maps(
     execution: ExecutionConfig,
     cancellation: Cancellation,
     timings: Timings | None = None,
+    *,
+    whole_images: bool = False,
 ) -> Iterator[ActivationBatch]:
     """Yields the maps of `tap` on the images `indices` of the dataset, in that order.
 
+    Args:
+        version: The model.
+        tap: Where to look.
+        dataset: The images.
+        indices: Which of them, (images,) int64.
+        execution: How the model is run.
+        cancellation: Stops the pass.
+        timings: Receives where the time went.
+        whole_images: Refuse images of which the model would see a part only, because maps are compared with labels of
+            the whole.
+
     Raises:
-        OrtoscopeError: MODEL_INPUT_NOT_IMAGE; an image that cannot be read (names it); CANCELLED.
+        OrtoscopeError: MODEL_INPUT_NOT_IMAGE; IMAGE_CROPPED; an image that cannot be read (names it); CANCELLED.
     """
     specification = version.image_input
     preprocessing = specification.preprocessing
@@ -89,7 +103,12 @@ def stream_maps(
 
     def load(batch: NDArray[np.int64]) -> NDArray[np.float32]:
         began = time.perf_counter()
-        pixels = np.stack([preprocess(dataset.read_image(int(index)), preprocessing) for index in batch])
+        images = [dataset.read_image(int(index)) for index in batch]
+        if whole_images and preprocessing.size_policy == "crop":
+            for index, image in zip(batch, images, strict=True):
+                if image.size != (preprocessing.width, preprocessing.height):
+                    raise _cropped(dataset.path(int(index)), image.size, preprocessing)
+        pixels = np.stack([preprocess(image, preprocessing) for image in images])
         timings.decode += time.perf_counter() - began
         return pixels
 
@@ -111,6 +130,18 @@ def stream_maps(
             maps = units_first(activation, tap)
             flat = np.ascontiguousarray(maps.reshape(*maps.shape[:2], -1), dtype=np.float32)
             yield ActivationBatch(starts[number], batch, flat, maps.shape[2:])
+
+
+def _cropped(path: str, size: tuple[int, int], preprocessing: Preprocessing) -> OrtoscopeError:
+    """The error for a labelled image of which the model would see the centre only."""
+    wanted = f"{preprocessing.width} x {preprocessing.height}"
+    return OrtoscopeError(
+        Code.FAILED_PRECONDITION,
+        "IMAGE_CROPPED",
+        f"Image '{path}' is {size[0]} x {size[1]}; the model's size policy would cut out its centre, but labels cover "
+        f"the whole. Prepare the model with the size policy squash, or give images of {wanted}.",
+        metadata={"image": path, "size": f"{size[0]} x {size[1]}", "wanted": wanted},
+    )
 
 
 def not_finite(dataset: Dataset, index: int, unit: int, tap: Tap) -> OrtoscopeError:

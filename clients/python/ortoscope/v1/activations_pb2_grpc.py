@@ -97,7 +97,7 @@ class ActivationsServicer:
     def StreamActivations(self, request_iterator, context):
         """Computes activations for any number of inputs, in order, in bounded memory.
 
-        The first message MUST hold `config` alone; every further one MUST hold `inputs` alone and is answered by exactly
+        The first message MUST hold `config` alone; every further one MUST hold `batch` alone and is answered by exactly
         one response, in the same order. The server reads a message only when the one before has been answered, so a
         client that reads slowly is never flooded, and one that writes fast is held back.
 

@@ -114,8 +114,8 @@ def dissect(
         cancellation: Stops the work.
 
     Raises:
-        OrtoscopeError: TAP_NOT_A_MAP, THRESHOLD_COUNT, THRESHOLDS_TOO_LARGE, ACTIVATION_NOT_FINITE, CANCELLED, a
-            damaged image or label plane.
+        OrtoscopeError: TAP_NOT_A_MAP, IMAGE_CROPPED, THRESHOLD_COUNT, THRESHOLDS_TOO_LARGE, ACTIVATION_NOT_FINITE,
+            CANCELLED, a damaged image or label plane.
         OSError: The disk is full.
     """
     check_tap(tap)
@@ -124,7 +124,8 @@ def dissect(
     done = 0
     progress("activating", done, len(indices))
     with Spool(workspace) as spool:
-        for batch in stream_maps(version, tap, dataset, indices, execution, cancellation, timings):
+        batches = stream_maps(version, tap, dataset, indices, execution, cancellation, timings, whole_images=True)
+        for batch in batches:
             began = time.perf_counter()
             survey = survey or _Survey(batch, len(indices), spec)
             try:
