@@ -108,7 +108,6 @@ def prepare_zoo(name: str, repository: ModelRepository, *, progress: Progress = 
             return OnboardingReport(version, False, digest, "free, as in the file", None, (), None)
     known = built.preprocessing
     wishes = Wishes(
-        labels=built.class_labels,
         mean=known.mean,
         std=known.std,
         color_order=known.color_order,

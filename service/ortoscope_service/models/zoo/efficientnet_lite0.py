@@ -14,7 +14,6 @@ import hashlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -84,12 +83,6 @@ def preprocessing() -> Preprocessing:
         resize_short_side=256,
         verification="known: the weights were trained with it",
     )
-
-
-def class_labels() -> tuple[str, ...]:
-    """The names of the 1000 classes of ImageNet-1k by index."""
-    text = files("ortoscope_service.models.zoo").joinpath("imagenet_labels.txt").read_text(encoding="utf-8")
-    return tuple(text.splitlines())
 
 
 def _weights_path() -> Path:
