@@ -59,36 +59,44 @@ def check_batch(
         The outcome. A model that does not run has not passed.
     """
     tensors = outputs_and_taps(model, taps)
-    batched = batched_inputs(model)
     largest = 0.0
-    for group in groups(tensors, taps, 2 * ITEMS):
+    for group in groups(tensors, taps, ITEMS + 1):
+        models = [(model, 1)] if reference is None else [(model, 1), (reference, reference_batch)]
         try:
-            part = Part(model, group)
-            together = part.run(feeds)
-            apart = list(_runs_of(part, feeds, batched, 1))
-            if reference is not None:
-                apart += _runs_of(Part(reference, group), feeds, batched, reference_batch)
-        except OrtoscopeError as error:
-            return BatchCheck(False, len(tensors), math.inf, f"a run failed: {error.message}")
-        for start, size, values in apart:
-            for name in group:
-                difference = _difference(together[name], values[name], start, size)
+            for name, difference in _differences(models, group, feeds, batched_inputs(model)):
                 largest = max(largest, difference)
                 if not difference <= TOLERANCE:
                     what = "has another shape" if math.isinf(difference) else f"differs by {difference:.1g} (relative)"
-                    return BatchCheck(
-                        False, len(tensors), difference, f"tensor '{name}' {what} when items are run apart"
-                    )
+                    detail = f"tensor '{name}' {what} when items are run apart"
+                    return BatchCheck(False, len(tensors), difference, detail)
+        except OrtoscopeError as error:
+            return BatchCheck(False, len(tensors), math.inf, f"a run failed: {error.message}")
     return BatchCheck(True, len(tensors), largest, "")
+
+
+def _differences(
+    models: Sequence[tuple[ir.Model, int]],
+    tensors: Sequence[str],
+    feeds: Mapping[str, npt.NDArray[np.generic]],
+    batched: frozenset[str],
+) -> Iterator[tuple[str, float]]:
+    """How far tensors of the first model, run on all items at once, are from those of each model run on fewer."""
+    first = Part(models[0][0], tensors)
+    together = first.run(feeds)
+    for number, (model, size) in enumerate(models):
+        part = Part(model, tensors) if number else first
+        for start, values in _runs_of(part, feeds, batched, size):
+            for name in tensors:
+                yield name, _difference(together[name], values[name], start, size)
 
 
 def _runs_of(
     part: Part, feeds: Mapping[str, npt.NDArray[np.generic]], batched: frozenset[str], size: int
-) -> Iterator[tuple[int, int, Arrays]]:
-    """Runs all items in batches of `size`; yields the first item of each batch, the size, and the values."""
+) -> Iterator[tuple[int, Arrays]]:
+    """Runs all items in batches of `size`; yields the first item of each batch, and the values."""
     for start in range(0, ITEMS, size):
         items = [min(start + offset, ITEMS - 1) for offset in range(size)]
-        yield start, size, part.run({name: a[items] if name in batched else a for name, a in feeds.items()})
+        yield start, part.run({name: a[items] if name in batched else a for name, a in feeds.items()})
 
 
 def _difference(together: npt.NDArray[np.generic], apart: npt.NDArray[np.generic], start: int, size: int) -> float:

@@ -9,7 +9,7 @@ Three kinds of evidence, the strongest first:
    for another photograph, and less so once the photograph's patches are shuffled. Softmax probabilities grow with
    the scale of the input whether or not it makes sense, so candidates are ranked by a number that does not: the peak,
    by how many standard deviations the top logit stands above the mean of the logits.
-3. *Activation statistics.* How much of the variation of the last tap is due to the photograph, rather than common to
+3. *Activation statistics.* How much of the variation of a late tap is due to the photograph, rather than common to
    all or due to the view. It ranks conventions; it proves none.
 
 Random weights pass none of these: nearly all of the variation of their logits (over 0.9 in deep networks) is common to
@@ -18,7 +18,7 @@ all photographs.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -55,6 +55,9 @@ SHUFFLED_PEAK = 0.9
 
 SAME_RESULTS = 0.35
 """Largest mean total variation distance between class probabilities that are nearly the same results."""
+
+FEWEST_PHOTOS = 4
+"""Below this, no difference between conventions is sure."""
 
 FEWEST_CLASSES = 5
 """Below this, the peak says nothing."""
@@ -127,10 +130,14 @@ class Trial:
         return float(0.5 * np.abs(self.probabilities - other.probabilities).sum(axis=1).mean())
 
     def clearly_beats(self, other: "Trial") -> bool:
-        """Whether the peak is larger by more than twice the standard error of the difference over photographs."""
+        """Whether the peak is larger by more than twice the standard error of the difference over photographs.
+
+        Never with fewer than `FEWEST_PHOTOS`.
+        """
         difference = self.peaks - other.peaks
-        error = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
-        return bool(difference.mean() > 2 * error)
+        if len(difference) < FEWEST_PHOTOS:
+            return False
+        return bool(difference.mean() > 2 * difference.std(ddof=1) / math.sqrt(len(difference)))
 
 
 @dataclass(frozen=True)
@@ -151,6 +158,9 @@ class Verdict:
 
     trials: tuple[Trial, ...] = ()
     """Every convention that was tried; the best first."""
+
+    by_batch_normalization: bool = False
+    """Whether recorded statistics settled it."""
 
 
 def judge(
@@ -176,11 +186,12 @@ def judge(
     verdict = None
     if batch_normalizations:
         verdict = _by_batch_normalization(trials, chosen, photos, batch_normalizations)
-    if verdict is None:
-        if classifier:
-            verdict = _by_classes(trials, chosen, photos, shuffled)
-        else:
-            verdict = _by_activations(trials, chosen, photos)
+    if verdict is not None:
+        verdict = replace(verdict, by_batch_normalization=True)
+    elif classifier:
+        verdict = _by_classes(trials, chosen, photos, shuffled)
+    else:
+        verdict = _by_activations(trials, chosen, photos)
     return verdict
 
 
@@ -289,13 +300,13 @@ def _by_activations(trials: Sequence[Trial], chosen: Trial | None, photos: Photo
     best = ranked[0]
     ground = f"{photos.origin}, by activation statistics"
     if best.share < SHARE_OF_PHOTO:
-        why = f"the last tap hardly tells the photos apart (share of its variation: {max(best.share, 0):.0%})"
+        why = f"a late tap hardly tells the photos apart (share of its variation: {max(best.share, 0):.0%})"
         return _unconvinced(chosen, ground, why, ranked)
     subject = chosen or best
     shares = ", ".join(f"{trial.convention} {trial.share:.0%}" for trial in ranked[:3])
     text = (
-        f"ambiguous{', as given,' if chosen else ''} on {ground}: share of the last tap's variation that is due to the "
-        f"photo: {subject.share:.0%} (highest: {shares}). The model has no class output and no batch normalization, so "
+        f"ambiguous{', as given,' if chosen else ''} on {ground}: share of a late tap's variation that is due to the "
+        f"photo: {subject.share:.0%} (highest: {shares}). The model has no class output, so "
         f"nothing proves a convention. {_REMEDY}"
     )
     return Verdict("ambiguous", subject.convention, text, () if chosen else (_unsure(best.convention),), tuple(ranked))

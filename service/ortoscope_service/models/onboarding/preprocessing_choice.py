@@ -1,11 +1,15 @@
 """Trying the conventions on photographs, and settling on one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
 
 from ortoscope_service.errors import OrtoscopeError
 from ortoscope_service.models.manifest import Channels, ColorOrder, Preprocessing
 from ortoscope_service.models.onboarding.conventions import Convention, conventions
-from ortoscope_service.models.onboarding.evidence import Trial, Verdict, judge, unjudged
+from ortoscope_service.models.onboarding.evidence import SHARE_OF_PHOTO, Trial, Verdict, judge, unjudged
 from ortoscope_service.models.onboarding.inputs import ImageGeometry
 from ortoscope_service.models.onboarding.photos import Photos, photos_of_folder, sample_photos, shuffled
 from ortoscope_service.models.onboarding.report import Prediction
@@ -84,25 +88,38 @@ def _try_on(
     wishes: Wishes,
 ) -> Choice:
     views = photos.views(shape)
-    mixed = shuffled(views)
     candidates = list(conventions(image.channels, wishes.color_order if given is None else None))
     if given is not None:
         others = [replace(given, color_order=order) for order in dict.fromkeys(c.color_order for c in candidates)]
         known = {_numbers(convention) for convention in others}
         candidates = [*others, *(convention for convention in candidates if _numbers(convention) not in known)]
-    verdict = judge(
+    # One view is enough for recorded statistics, and to see that nothing is there to be seen.
+    verdict = _verdict(photos, views[:, :1], subject, candidates, given)
+    promising = max(trial.share for trial in verdict.trials) >= SHARE_OF_PHOTO
+    if views.shape[1] > 1 and promising and not verdict.by_batch_normalization:
+        verdict = _verdict(photos, views, subject, candidates, given)
+    predictions: tuple[Prediction, ...] = ()
+    if subject.class_output:
+        whole = Trial.of(verdict.convention, subject.respond(views[:, :1], verdict.convention))
+        predictions = _predictions(whole, photos, wishes.labels)
+    return Choice(verdict, photos, predictions)
+
+
+def _verdict(
+    photos: Photos,
+    views: npt.NDArray[np.uint8],
+    subject: Subject,
+    candidates: Sequence[Convention],
+    given: Convention | None,
+) -> Verdict:
+    return judge(
         [Trial.of(convention, subject.respond(views, convention)) for convention in candidates],
         photos,
-        lambda convention: Trial.of(convention, subject.respond(mixed, convention)),
+        lambda convention: Trial.of(convention, subject.respond(shuffled(views), convention)),
         given=given,
         classifier=bool(subject.class_output),
         batch_normalizations=subject.batch_normalizations,
     )
-    predictions: tuple[Prediction, ...] = ()
-    if subject.class_output:
-        chosen = next(trial for trial in verdict.trials if trial.convention == verdict.convention)
-        predictions = _predictions(chosen, photos, wishes.labels)
-    return Choice(verdict, photos, predictions)
 
 
 def _numbers(convention: Convention) -> tuple[Channels, Channels, ColorOrder]:

@@ -102,9 +102,9 @@ class OnboardingReport:
                     "std": trial.convention.std,
                     "color_order": trial.convention.color_order,
                     "name": trial.convention.name,
-                    "confidence": trial.confidence,
-                    "margin": trial.margin,
-                    "peak": trial.peak,
+                    "confidence": trial.confidence if self.predictions else None,
+                    "margin": trial.margin if self.predictions else None,
+                    "peak": trial.peak if self.predictions else None,
                     "share_of_photo": trial.share,
                     "batch_normalization_divergence": trial.divergence,
                 }
@@ -123,7 +123,7 @@ class OnboardingReport:
             if spec.preprocessing is not None:
                 lines += [f"preprocessing of '{spec.name}'", *_preprocessing(spec.preprocessing)]
         if self.verdict is not None and self.verdict.trials:
-            lines += ["", *_trials(self.verdict)]
+            lines += ["", *_trials(self.verdict, classifier=bool(self.predictions))]
         if self.predictions:
             rows = [
                 (p.photo, p.class_label or f"class {p.class_index}", f"{p.probability:.2f}") for p in self.predictions
@@ -145,16 +145,16 @@ def _preprocessing(preprocessing: Preprocessing) -> list[str]:
     return [f"  {preprocessing.describe()}", f"  {status.upper().rstrip(',:')}: {why}"]
 
 
-def _trials(verdict: Verdict) -> list[str]:
+def _trials(verdict: Verdict, *, classifier: bool) -> list[str]:
     rows = [("CONVENTION", "TOP-1", "MARGIN", "PEAK", "PHOTO'S SHARE", "DIVERGENCE")]
     rows += [
         (
             ("> " if trial.convention == verdict.convention else "  ") + str(trial.convention),
-            f"{trial.confidence:.3f}",
-            f"{trial.margin:.3f}",
-            f"{trial.peak:.2f}",
+            f"{trial.confidence:.3f}" if classifier else "-",
+            f"{trial.margin:.3f}" if classifier else "-",
+            f"{trial.peak:.2f}" if classifier else "-",
             f"{max(trial.share, 0):.3f}",
-            "" if trial.divergence is None else f"{trial.divergence:.3g}",
+            "-" if trial.divergence is None else f"{trial.divergence:.3g}",
         )
         for trial in verdict.trials
     ]

@@ -14,7 +14,7 @@ from ortoscope_service.runtime.sessions import Session
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
-_ELEMENTS_AT_ONCE = 64 * 1024**2
+_ELEMENTS_AT_ONCE = 128 * 1024**2
 _UNKNOWN_EXTENT = 64
 
 
@@ -35,7 +35,7 @@ def outputs_and_taps(model: ir.Model, taps: Sequence[Tap]) -> tuple[str, ...]:
 
 
 def groups(tensors: Sequence[str], taps: Sequence[Tap], items: int) -> Iterator[tuple[str, ...]]:
-    """Splits tensors, in their order, into groups whose values take about 256 MB for a batch of `items`."""
+    """Splits tensors, in their order, into groups whose values take about 512 MB for a batch of `items`."""
     shapes = {tap.tensor: tap.shape[1:] for tap in taps}
     group: list[str] = []
     elements = 0

@@ -22,6 +22,7 @@ BATCH_NORMALIZATIONS = 3
 """How many of a model's first batch normalizations are looked at: those nearest to the pixels."""
 
 _BATCH = 8
+_MANY_UNITS = 16
 _LARGEST_DIVERGENCE = 100.0
 _SMALLEST_PROBABILITY = 1e-30
 
@@ -49,7 +50,7 @@ class Response:
 
     scores: npt.NDArray[np.float64]
     """(pictures, views, classes): logits; probabilities are brought back to logits. Of a model without classes: the
-    mean over sites of its last tap."""
+    mean over sites of its last tap with at least 16 units."""
 
     divergence: float | None
     """How far the inputs of the first batch normalizations are from the recorded statistics: mean over channels and
@@ -88,6 +89,7 @@ class Subject:
         self._preprocessing = preprocessing
         self._images = [spec.name for spec in inputs if spec.image is not None]
         self._batch = fixed_batch or _BATCH
+        self._fill = fixed_batch > 0
         self._batched = batched_inputs(model)
         self._others = {
             name: array[:1] if name in self._batched else array
@@ -97,8 +99,9 @@ class Subject:
         self._layers = tuple(_batch_normalizations(model))
         self.batch_normalizations = len(self._layers)
         self.class_output = class_output(model, classes)
-        self._scored = self.class_output or taps[-1].tensor
-        self._unit_axis = 1 if self.class_output else taps[-1].unit_axis
+        last = next((tap for tap in reversed(taps) if tap.unit_count >= _MANY_UNITS), taps[-1])
+        self._scored = self.class_output or last.tensor
+        self._unit_axis = 1 if self.class_output else last.unit_axis
         self._part = Part(model, list(dict.fromkeys([self._scored, *(layer.tensor for layer in self._layers)])))
 
     def respond(self, views: npt.NDArray[np.uint8], convention: Convention) -> Response:
@@ -133,7 +136,7 @@ class Subject:
 
     def _feeds(self, pixels: npt.NDArray[np.float32]) -> Mapping[str, npt.NDArray[np.generic]]:
         """The pictures for the image inputs, the last repeated to fill a fixed batch."""
-        if len(pixels) < self._batch:
+        if self._fill and len(pixels) < self._batch:
             pixels = np.concatenate([pixels, np.repeat(pixels[-1:], self._batch - len(pixels), axis=0)])
         feeds: Arrays = dict.fromkeys(self._images, pixels)
         for name, array in self._others.items():
