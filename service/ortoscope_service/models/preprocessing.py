@@ -59,17 +59,19 @@ def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> np
     Returns:
         (..., channels, height, width) or (..., height, width, channels) float32, C-contiguous.
     """
+    channels_last = preprocessing.layout == "nhwc"
     if preprocessing.color_order == "gray":
         # Pillow's integers for ITU-R BT.601, so that a gray picture keeps its values.
-        luma = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
-        values = ((luma + 0x8000) >> 16)[..., np.newaxis].astype(np.float32)
-        values = (values - np.float32(preprocessing.mean[0])) / np.float32(preprocessing.std[0])
-    else:
-        values = pixels.astype(np.float32)
-        values -= np.asarray(preprocessing.mean, np.float32)
-        values /= np.asarray(preprocessing.std, np.float32)
-        if preprocessing.color_order == "bgr":
-            values = values[..., ::-1]
-    if preprocessing.layout == "nchw":
-        values = np.moveaxis(values, -1, -3)
-    return np.ascontiguousarray(values)
+        luma = (pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32) + 0x8000) >> 16
+        values = (luma.astype(np.float32) - np.float32(preprocessing.mean[0])) / np.float32(preprocessing.std[0])
+        return np.expand_dims(values, -1 if channels_last else -3)
+    step = -1 if preprocessing.color_order == "bgr" else 1
+    ordered = pixels[..., ::step]
+    mean, std = (np.array(numbers[::step], np.float32) for numbers in (preprocessing.mean, preprocessing.std))
+    if channels_last:
+        return (ordered.astype(np.float32, order="C") - mean) / std
+    # Colours apart while they are bytes, which move fast; each colour is then one long run.
+    values = np.ascontiguousarray(np.moveaxis(ordered, -1, -3)).astype(np.float32)
+    values -= mean[:, np.newaxis, np.newaxis]
+    values /= std[:, np.newaxis, np.newaxis]
+    return values
