@@ -194,7 +194,10 @@ class ModelRepository:
         """
         folders = dict(self._folders_of(model))
         number = max(folders) if version is None else version
-        if number not in folders:
+        try:
+            manifest_file = folders[number] / MANIFEST_FILE
+            status = manifest_file.stat()
+        except (KeyError, FileNotFoundError) as error:
             known = ", ".join(str(known) for known in sorted(folders, reverse=True)[:10])
             raise not_found(
                 "UNKNOWN_VERSION",
@@ -202,9 +205,7 @@ class ModelRepository:
                 model=model,
                 version=number,
                 known=known,
-            )
-        manifest_file = folders[number] / MANIFEST_FILE
-        status = manifest_file.stat()
+            ) from error
         signature = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         with self._lock:
             cached = self._versions.get((model, number))

@@ -10,7 +10,8 @@ Three kinds of evidence, the strongest first:
    the scale of the input whether or not it makes sense, so candidates are ranked by a number that does not: the peak,
    by how many standard deviations the top logit stands above the mean of the logits.
 3. *Activation statistics.* How much of the variation of a late tap is due to the photograph, rather than common to
-   all or due to the view. It ranks conventions; it proves none.
+   all or due to the view. It ranks conventions; it proves none. (A vision transformer trained with ImageNet's mean and
+   std: 0.68 under these, 0.62 to 0.66 under 0..1 and -1..1, at most 0.53 in BGR, at most 0.29 not scaled.)
 
 Random weights pass none of these: nearly all of the variation of their logits (over 0.9 in deep networks) is common to
 all photographs.
