@@ -77,7 +77,7 @@ def test_no_file_is_larger_than_a_reader_would_expect(files: dict[str, str]) -> 
     ("pattern", "text"),
     [
         (MACHINE_PATHS, 'MODELS = "/home/someone/models"'),
-        (MACHINE_PATHS, "cd /work/main"),
+        (MACHINE_PATHS, "cd /work/checkout"),
         (MACHINE_PATHS, "open('/root/.cache/x')"),
         (REFERENCE_FOLDER, "DATA = ROOT / '../shared/data'"),
         (FETCHED, '<script src="https://cdn.example/d3.js"></script>'),
