@@ -472,7 +472,7 @@ def test_every_rpc_of_the_api_was_called_through_the_client(target: str, tmp_pat
     with grpc.insecure_channel(target) as plain:
         counting: Any = CountingChannel()
         rpcs = Rpcs(counting, target, Timeouts())
-        scope = ortoscope.Ortoscope(rpcs, plain)
+        scope = ortoscope.Ortoscope(rpcs)
         scope.capabilities(), scope.models(), scope.datasets(), scope.validate("labelled")
         model = scope.model("cnn")
         model.versions(), model.taps()
@@ -496,3 +496,13 @@ def test_every_rpc_of_the_api_was_called_through_the_client(target: str, tmp_pat
             models_pb2.GetModelRequest(name="models/cnn")
         )  # what a Model lacks of it, the list of models has
     assert called == set(METHODS)
+
+
+def test_a_closed_connection_says_so_to_whoever_still_holds_something_of_it(scope: ortoscope.Ortoscope) -> None:
+    with ortoscope.connect(scope.target) as other:
+        model = other.model("cnn")
+    with pytest.raises(ortoscope.FailedPrecondition, match="connect again") as caught:
+        model.taps()
+    assert caught.value.reason == "CONNECTION_CLOSED"
+    with pytest.raises(ortoscope.FailedPrecondition):
+        next(model.stream([np.zeros((3, 16, 16), np.float32)], "relu1"))

@@ -41,7 +41,7 @@ def connect(
         InvalidArgument: The target or a certificate cannot be read.
     """
     channel = open_channel(parse_target(target), tls)
-    scope = Ortoscope(Rpcs(channel, target, Timeouts.of(timeout)), channel)
+    scope = Ortoscope(Rpcs(channel, target, Timeouts.of(timeout)))
     try:
         scope.capabilities()
     except BaseException:
@@ -57,9 +57,8 @@ class Ortoscope:
         rpcs: Every rpc of the API as one method, for programs that want the messages as they are.
     """
 
-    def __init__(self, rpcs: Rpcs, channel: Any) -> None:
+    def __init__(self, rpcs: Rpcs) -> None:
         self.rpcs = rpcs
-        self._channel = channel
 
     @property
     def target(self) -> str:
@@ -192,7 +191,7 @@ class Ortoscope:
 
     def close(self) -> None:
         """Closes the connection. Operations go on."""
-        self._channel.close()
+        self.rpcs.close()
 
     def __enter__(self) -> "Ortoscope":
         return self

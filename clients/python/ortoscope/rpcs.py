@@ -15,7 +15,7 @@ from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
 from ortoscope.channel import Timeouts
-from ortoscope.errors import OrtoscopeError, from_rpc_error
+from ortoscope.errors import FailedPrecondition, OrtoscopeError, from_rpc_error
 from ortoscope.v1 import (
     activations_pb2,
     activations_pb2_grpc,
@@ -49,6 +49,8 @@ class Rpcs:
 
         self.target = target
         self.timeouts = timeouts
+        self._channel = channel
+        self._closed = False
         self._activations = stub(activations_pb2_grpc.ActivationsStub)
         self._blobs = stub(blobs_pb2_grpc.BlobsStub)
         self._capabilities = stub(capabilities_pb2_grpc.CapabilitiesStub)
@@ -125,6 +127,7 @@ class Rpcs:
     def read_blob(self, request: blobs_pb2.ReadBlobRequest) -> Iterator[blobs_pb2.ReadBlobResponse]:
         """Blobs.ReadBlob; errors are raised while the chunks are read."""
         timeout = self.timeouts.transfer
+        self._refuse_if_closed()
         call = self._blobs.ReadBlob(request, timeout=timeout)
         try:
             yield from call
@@ -152,6 +155,7 @@ class Rpcs:
     ) -> Generator[activations_pb2.StreamActivationsResponse]:
         """Activations.StreamActivations; closing the iterator ends the call."""
         timeout = self.timeouts.stream
+        self._refuse_if_closed()
         call = self._activations.StreamActivations(requests, timeout=timeout)
         try:
             yield from call
@@ -229,7 +233,20 @@ class Rpcs:
         """Operations.DeleteOperation."""
         return self._unary(self._operations.DeleteOperation, request, self.timeouts.call)
 
+    def close(self) -> None:
+        """Closes the channel; every further call is refused."""
+        self._closed = True
+        self._channel.close()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise FailedPrecondition(
+                f"The connection to {self.target} was closed; connect again, or stay inside its `with` block.",
+                reason="CONNECTION_CLOSED",
+            )
+
     def _unary(self, method: Callable[..., Any], request: object, timeout: float) -> Any:
+        self._refuse_if_closed()
         try:
             return method(request, timeout=timeout)
         except grpc.RpcError as error:
