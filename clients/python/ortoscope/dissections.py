@@ -243,6 +243,7 @@ class Dissection:
 
     def _save(self, folder: Path, show: Progress) -> Path:
         # Imported here: whoever asks for numbers alone needs no template engine.
+        # Only who saves a report waits for what draws it.
         from ortoscope.report.dissection import render_dissection  # noqa: PLC0415
         from ortoscope.report.sources import dissection_sources  # noqa: PLC0415
 

@@ -160,6 +160,7 @@ class ExampleSet:
 
     def _save(self, folder: Path, show: Progress) -> Path:
         # Imported here: whoever asks for numbers alone needs no template engine.
+        # Only who saves a report waits for what draws it.
         from ortoscope.report.examples import render_examples  # noqa: PLC0415
         from ortoscope.report.sources import example_sources  # noqa: PLC0415
 

@@ -184,6 +184,7 @@ def result_of(rpcs: Rpcs, operation: Any) -> Any:
         Unimplemented: RESULT_TYPE_UNKNOWN: the server is newer than this client.
     """
     # Imported here, because what they define starts operations in turn.
+    # Both import this module.
     from ortoscope.dissections import Dissection  # noqa: PLC0415
     from ortoscope.examples import ExampleSet  # noqa: PLC0415
 

@@ -27,7 +27,7 @@ from ortoscope_service.statistics.order_statistics import LargestValues, NotFini
 from ortoscope_service.statistics.top_k import TopK
 
 MAX_THRESHOLD_BYTES = 4 * 1024**3
-"""Most memory that the exact thresholds may take: 15 times what 2048 units of 7 x 7 sites on all of Broden need."""
+"""Most memory that the exact thresholds may take: 16 times what 2048 units of 7 x 7 sites on all of Broden need."""
 
 
 @dataclass(frozen=True)
