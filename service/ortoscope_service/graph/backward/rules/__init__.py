@@ -1,0 +1,13 @@
+"""One rule per operator, by family. Importing the package registers them all."""
+
+from ortoscope_service.graph.backward.rules import (
+    activations,
+    convolution,
+    elementwise,
+    linear,
+    pooling,
+    reductions,
+    shapes,
+)
+
+__all__ = ["activations", "convolution", "elementwise", "linear", "pooling", "reductions", "shapes"]

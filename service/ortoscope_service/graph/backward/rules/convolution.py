@@ -1,0 +1,3 @@
+"""Convolutions."""
+
+from ortoscope_service.graph.backward.registry import Call, Gradients, rule

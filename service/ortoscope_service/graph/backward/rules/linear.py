@@ -1,0 +1,3 @@
+"""Matrix products."""
+
+from ortoscope_service.graph.backward.registry import Call, Gradients, rule

@@ -1,0 +1,3 @@
+"""Pooling."""
+
+from ortoscope_service.graph.backward.registry import Call, Gradients, rule

@@ -1,0 +1,159 @@
+"""The truth that gradients are held against: central differences of ONNX's reference evaluator in float64.
+
+Nothing here uses the code under test but `build_backward` and `build_tangent` themselves.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from ortoscope_service.graph.backward import NO_RELAXATIONS, Relaxations, build_backward, build_tangent
+from ortoscope_service.graph.loading import load_model, serialize
+
+Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
+
+
+def node_model(
+    node: onnx.NodeProto | Sequence[onnx.NodeProto],
+    inputs: Arrays,
+    constants: Arrays | None = None,
+    *,
+    opset: int = 22,
+    output: str | None = None,
+    output_type: int = TensorProto.DOUBLE,
+    symbolic: Mapping[str, Sequence[int | str]] | None = None,
+) -> onnx.ModelProto:
+    """A model of one node, or of a few.
+
+    Args:
+        node: The nodes.
+        inputs: Example values of the graph's inputs, which fix types and shapes.
+        constants: Initializers.
+        opset: Opset of the default domain.
+        output: The tensor that is the model's output; by default the last node's first output.
+        output_type: Its element type.
+        symbolic: Shapes of inputs to declare instead of the examples', with names of free dimensions.
+    """
+    nodes = [node] if isinstance(node, onnx.NodeProto) else list(node)
+    declared = [
+        helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(value.dtype), (symbolic or {}).get(name, value.shape)
+        )
+        for name, value in inputs.items()
+    ]
+    end = output or nodes[-1].output[0]
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        declared,
+        [helper.make_tensor_value_info(end, output_type, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    return inferred
+
+
+def evaluate(model: onnx.ModelProto | bytes, feeds: Arrays) -> dict[str, Array]:
+    """All outputs, by ONNX's reference evaluator."""
+    proto = onnx.ModelProto.FromString(model) if isinstance(model, bytes) else model
+    evaluator = ReferenceEvaluator(proto)
+    taken = {value.name for value in proto.graph.input}
+    values = evaluator.run(None, {name: value for name, value in feeds.items() if name in taken})
+    return dict(zip((value.name for value in proto.graph.output), values, strict=True))
+
+
+def check_derivatives(
+    model: onnx.ModelProto,
+    feeds: Arrays,
+    tap: str | None = None,
+    *,
+    tolerance: float = 1e-6,
+    step: float = 1e-6,
+    directions: int = 3,
+    seed: int = 0,
+    tangent: bool = True,
+    relaxations: Relaxations = NO_RELAXATIONS,
+) -> None:
+    """Asserts that the backward and the tangent graph of a float64 model agree with central differences.
+
+    For random directions v of all float inputs together and random cotangents c of the tap:
+    <c, (f(x + h v) - f(x - h v)) / 2h> = <backward(c), v>, and the difference itself = tangent(v), both within
+    `tolerance` relative to the size of the sums' terms. (The tangent graph starts at a tap, so every float input is
+    copied by an Identity node first, and its tangents are added up.)
+
+    Args:
+        model: A model with float64 inputs; integer inputs are held fixed.
+        feeds: Values of its inputs, away from kinks by more than `step` times a few.
+        tap: The tensor to differentiate; by default the first output.
+        tolerance: The largest relative error.
+        step: The h of the central difference.
+        directions: How many random pairs.
+        seed: Of the random directions.
+        tangent: Whether to check the tangent graph, too.
+        relaxations: What to build the backward graph with.
+    """
+    tap = tap or model.graph.output[0].name
+    rng = np.random.default_rng(seed)
+    loaded = load_model(model.SerializeToString())
+    backward = serialize(build_backward(loaded, tap, relaxations=relaxations))
+    floats = [name for name, value in feeds.items() if value.dtype == np.float64]
+    value = evaluate(_exposing(model, tap), feeds)[tap]
+    for _ in range(directions):
+        along = {name: rng.standard_normal(feeds[name].shape) for name in floats}
+        difference = (_moved(model, tap, feeds, along, step) - _moved(model, tap, feeds, along, -step)) / (2 * step)
+        cotangent = rng.standard_normal(value.shape)
+        results = evaluate(backward, {**feeds, "cotangent": cotangent})
+        np.testing.assert_allclose(results["activation"], value, rtol=1e-9, atol=1e-9)
+        terms = [results[f"gradient.{name}"] * along[name] for name in floats]
+        for name in floats:
+            assert results[f"gradient.{name}"].shape == feeds[name].shape
+            assert results[f"gradient.{name}"].dtype == np.float64
+        truth, found = float(np.sum(cotangent * difference)), float(sum(np.sum(term) for term in terms))
+        scale = max(
+            float(np.sum(np.abs(cotangent * difference))), float(sum(np.sum(np.abs(term)) for term in terms)), 1e-3
+        )
+        assert abs(truth - found) <= tolerance * scale, f"backward: {found} instead of {truth} (terms up to {scale})"
+        if tangent:
+            total = np.zeros_like(difference)
+            for name in floats:
+                total = total + _tangent(model, tap, feeds, name, along[name])
+            size = max(float(np.abs(difference).max(initial=0)), 1e-3)
+            np.testing.assert_allclose(total, difference, rtol=0, atol=10 * tolerance * size, err_msg="tangent")
+
+
+def _exposing(model: onnx.ModelProto, tap: str) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if tap not in {value.name for value in copy.graph.output}:
+        copy.graph.output.append(helper.make_tensor_value_info(tap, TensorProto.DOUBLE, None))
+    return copy
+
+
+def _moved(model: onnx.ModelProto, tap: str, feeds: Arrays, along: Arrays, step: float) -> Array:
+    moved = {name: value + step * along[name] if name in along else value for name, value in feeds.items()}
+    return evaluate(_exposing(model, tap), moved)[tap]
+
+
+def _tangent(model: onnx.ModelProto, tap: str, feeds: Arrays, source: str, along: Array) -> Array:
+    """The derivative of the tap along one input, by the tangent graph that starts at a copy of that input."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    copy.graph.output.append(helper.make_tensor_value_info(tap, TensorProto.DOUBLE, None))
+    start = f"{source}_copied"
+    for node in copy.graph.node:
+        for position, name in enumerate(node.input):
+            if name == source:
+                node.input[position] = start
+    copy.graph.node.insert(0, helper.make_node("Identity", [source], [start], name="copy_of_the_input"))
+    loaded = load_model(copy.SerializeToString())
+    if not any(start in node.input for node in copy.graph.node):
+        return np.zeros_like(evaluate(_exposing(model, tap), feeds)[tap])
+    results = evaluate(serialize(build_tangent(loaded, start)), {**feeds, "tangent": along})
+    return results[f"tangent.{tap}"]
