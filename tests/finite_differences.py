@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from ortoscope_service.graph.backward import NO_RELAXATIONS, Relaxations, build_backward, build_tangent
 from ortoscope_service.graph.loading import load_model, serialize
+from reference_operators import CORRECTED
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -60,9 +61,9 @@ def node_model(
 
 
 def evaluate(model: onnx.ModelProto | bytes, feeds: Arrays) -> dict[str, Array]:
-    """All outputs, by ONNX's reference evaluator."""
+    """All outputs, by ONNX's reference evaluator, with the operators that it gets wrong corrected."""
     proto = onnx.ModelProto.FromString(model) if isinstance(model, bytes) else model
-    evaluator = ReferenceEvaluator(proto)
+    evaluator = ReferenceEvaluator(proto, new_ops=[*CORRECTED])
     taken = {value.name for value in proto.graph.input}
     values = evaluator.run(None, {name: value for name, value in feeds.items() if name in taken})
     return dict(zip((value.name for value in proto.graph.output), values, strict=True))

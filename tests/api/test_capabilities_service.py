@@ -22,6 +22,7 @@ def test_versions_and_limits_are_published(stubs: Stubs, config: ServerConfig) -
         "max_concurrent_rpcs",
         "default_deadline_seconds",
         "max_pending_operations",
+        "max_attributions_per_request",
     ):
         assert getattr(limits, name) == getattr(config.limits, name) > 0
     assert limits.max_image_pixels == 64_000_000

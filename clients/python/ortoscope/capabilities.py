@@ -13,7 +13,7 @@ class Limits:
     """Largest request or response message."""
 
     max_items_per_request: int
-    """Most items in one Activate request or stream message."""
+    """Most items in one request, or one message of a stream."""
 
     max_image_pixels: int
     """Most pixels of an encoded image."""
@@ -35,6 +35,9 @@ class Limits:
 
     max_pending_operations: int
     """Most operations that wait or run at once."""
+
+    max_attributions_per_request: int
+    """Most items times selections in one AttributeClasses request."""
 
 
 @dataclass(frozen=True)
@@ -75,5 +78,6 @@ class Capabilities:
                 max_concurrent_rpcs=limits.max_concurrent_rpcs,
                 default_deadline_seconds=limits.default_deadline_seconds,
                 max_pending_operations=limits.max_pending_operations,
+                max_attributions_per_request=limits.max_attributions_per_request,
             ),
         )

@@ -82,7 +82,7 @@ def reduce_activation(activation: Array, selection: Selection, *, field: str = "
     maps = units_first(activation, tap)
     site_shape = maps.shape[2:]
     if selection.reduction is Reduction.SITE:
-        site = _checked_site(selection.site, site_shape, tap, field)
+        site = checked_site(selection.site, site_shape, tap, field)
         by_site = np.moveaxis(maps, (0, 1), (-2, -1))
         return Reduced(by_site[site], None, None, 1)
     flat = maps.reshape(*maps.shape[:2], -1)
@@ -106,7 +106,18 @@ def reduce_activation(activation: Array, selection: Selection, *, field: str = "
     return Reduced(np.take_along_axis(values, order, axis=1), order.astype(np.int64), top_sites, 1)
 
 
-def _checked_site(site: tuple[int, ...], shape: tuple[int, ...], tap: Tap, field: str) -> tuple[int, ...]:
+def checked_site(site: tuple[int, ...], shape: tuple[int, ...], tap: Tap, field: str) -> tuple[int, ...]:
+    """The site as it is, if it lies in the map.
+
+    Args:
+        site: The index along each site axis; negative counts from the end.
+        shape: The extent of each site axis.
+        tap: The tap, for the error.
+        field: The request field that holds the selection; its field `site` is blamed.
+
+    Raises:
+        OrtoscopeError: INVALID_SITE.
+    """
     fits = len(site) == len(shape) and all(-extent <= index < extent for index, extent in zip(site, shape, strict=True))
     if not fits:
         raise invalid(

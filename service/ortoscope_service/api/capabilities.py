@@ -35,6 +35,7 @@ class CapabilitiesServicer(capabilities_pb2_grpc.CapabilitiesServicer):
                 max_concurrent_rpcs=limits.max_concurrent_rpcs,
                 default_deadline_seconds=limits.default_deadline_seconds,
                 max_pending_operations=limits.max_pending_operations,
+                max_attributions_per_request=limits.max_attributions_per_request,
             ),
         )
 

@@ -1,6 +1,6 @@
 """What the servicers of a server share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -82,9 +82,18 @@ class Components:
     def session(self, version: ModelVersion, tensors: Sequence[str]) -> Session:
         """A session of the part of a model that computes some tensors; equal sets share one."""
         needed = tuple(sorted(set(tensors)))
+        return self.derived_session(version, needed, lambda: version.trunk_bytes(needed))
+
+    def derived_session(self, version: ModelVersion, key: Hashable, make: Callable[[], bytes]) -> Session:
+        """A session of a graph that is made from a model; equal keys share one.
+
+        Args:
+            version: The model.
+            key: Everything else that the graph depends on.
+            make: Makes the graph, as an ONNX file.
+        """
         config = self.execution.session
-        key = (version.manifest.digest, needed, config)
-        return self.sessions.get(key, lambda: Session(version.trunk_bytes(needed), config))
+        return self.sessions.get((version.manifest.digest, key, config), lambda: Session(make(), config))
 
 
 def version_name(version: ModelVersion) -> resources.ModelName:

@@ -27,6 +27,8 @@ from ortoscope.v1 import (
     datasets_pb2_grpc,
     dissections_pb2,
     dissections_pb2_grpc,
+    gradients_pb2,
+    gradients_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
 )
@@ -38,6 +40,7 @@ from ortoscope_service.api.capabilities import CapabilitiesServicer
 from ortoscope_service.api.components import Components
 from ortoscope_service.api.datasets import DatasetsServicer
 from ortoscope_service.api.dissections import DissectionsServicer
+from ortoscope_service.api.gradients import GradientsServicer
 from ortoscope_service.api.interceptor import CallInterceptor
 from ortoscope_service.api.metrics import Metrics, MetricsServer
 from ortoscope_service.api.models import ModelsServicer
@@ -78,6 +81,11 @@ _SERVICERS: tuple[tuple[ServiceDescriptor, Callable[[Any, grpc.Server], None], C
         activations_pb2.DESCRIPTOR.services_by_name["Activations"],
         activations_pb2_grpc.add_ActivationsServicer_to_server,
         ActivationsServicer,
+    ),
+    (
+        gradients_pb2.DESCRIPTOR.services_by_name["Gradients"],
+        gradients_pb2_grpc.add_GradientsServicer_to_server,
+        GradientsServicer,
     ),
     (
         dissections_pb2.DESCRIPTOR.services_by_name["Dissections"],

@@ -1,6 +1,7 @@
 """Emitting nodes: what rules write gradients with."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,26 @@ class Builder:
     Args:
         taken: Names that new values must not have. Grows with every value made.
         prefix: How the names of new values begin.
+        inputs: The graph's inputs. Extents that carry the name of a free dimension of an input are read off that, not
+            off the value that has them: a `Shape` keeps a value in memory and takes it out of a fast layout.
 
     Attributes:
         nodes: The nodes emitted so far, in order.
         constants: The constants made so far, as initializers that belong to no graph yet.
     """
 
-    def __init__(self, taken: set[str], prefix: str) -> None:
+    def __init__(self, taken: set[str], prefix: str, inputs: Sequence[ir.Value] = ()) -> None:
         self._taken = taken
         self._prefix = prefix
         self._tape = Tape()
         self._constants: dict[tuple[ir.DataType, Extents, bytes], ir.Value] = {}
         self._shapes: dict[ir.Value, ir.Value] = {}
+        self._extents: dict[str, ir.Value] = {}
+        self._free: dict[str, tuple[ir.Value, int]] = {}
+        for value in inputs:
+            for axis, size in enumerate(known_extents(value) or ()):
+                if isinstance(size, str):
+                    self._free.setdefault(size, (value, axis))
 
     @property
     def nodes(self) -> Sequence[ir.Node]:
@@ -52,6 +61,7 @@ class Builder:
         values = self._tape.op_multi_out(op_type, list(inputs), given, num_outputs=count, name=name)
         for index, value in enumerate(values):
             value.name = name if index == 0 else self.unique_name(op_type)
+            value.dtype = _data_type_of_output(op_type, inputs, given, index)
         return values
 
     def constant(self, array: npt.ArrayLike, data_type: ir.DataType | None = None) -> ir.Value:
@@ -80,7 +90,7 @@ class Builder:
         if extents is not None:
             return self.ints(extents)
         if value not in self._shapes:
-            self._shapes[value] = self.op("Shape", value)
+            self._shapes[value] = self._computed_shape(value)
         return self._shapes[value]
 
     def extent(self, value: ir.Value, axis: int) -> ir.Value:
@@ -88,7 +98,27 @@ class Builder:
         size = value.shape[axis] if value.shape is not None else None
         if isinstance(size, int):
             return self.ints([size])
+        if size is not None and size.value in self._free:
+            return self._extent_of_input(size.value)
         return self.op("Gather", self.shape(value), self.ints([axis]), axis=0)
+
+    def _computed_shape(self, value: ir.Value) -> ir.Value:
+        extents = known_extents(value)
+        if extents is None or any(isinstance(size, str) and size not in self._free for size in extents):
+            return self.op("Shape", value)
+        parts: list[ir.Value] = []
+        for known, sizes in itertools.groupby(extents, key=lambda size: isinstance(size, int)):
+            if known:
+                parts.append(self.ints([size for size in sizes if isinstance(size, int)]))
+            else:
+                parts.extend(self._extent_of_input(size) for size in sizes if isinstance(size, str))
+        return parts[0] if len(parts) == 1 else self.op("Concat", *parts, axis=0)
+
+    def _extent_of_input(self, dimension: str) -> ir.Value:
+        source, axis = self._free[dimension]
+        if dimension not in self._extents:
+            self._extents[dimension] = self.op("Shape", source, start=axis, end=axis + 1)
+        return self._extents[dimension]
 
     def zeros_like(self, value: ir.Value) -> ir.Value:
         """Zeros of a value's shape and type."""
@@ -145,6 +175,31 @@ class Builder:
             number += 1
         self._taken.add(name)
         return name
+
+
+_GIVING_TRUTH = frozenset(
+    {"And", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Xor"}
+)
+_GIVING_POSITIONS = frozenset({"ArgMax", "ArgMin", "NonZero", "Shape", "Size"})
+_TYPED_BY_INPUT = {"Where": 1, "OneHot": 2}
+"""Operators whose output has the type of another input than the first."""
+
+
+def _data_type_of_output(
+    op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any], index: int
+) -> ir.DataType | None:
+    """The data type of an emitted node's output; None where it is left to ONNX's inference."""
+    if op_type in _GIVING_TRUTH:
+        return ir.DataType.BOOL
+    if op_type in _GIVING_POSITIONS or (index == 1 and op_type in {"MaxPool", "TopK"}):
+        return ir.DataType.INT64
+    if op_type == "Cast":
+        return ir.DataType(attributes["to"])
+    if op_type in {"Constant", "ConstantOfShape", "EyeLike", "If", "Loop", "Scan"}:
+        return None
+    position = _TYPED_BY_INPUT.get(op_type, 0)
+    value = inputs[position] if position < len(inputs) else None
+    return value.dtype if value is not None else None
 
 
 def data_type(value: ir.Value) -> ir.DataType:

@@ -64,7 +64,7 @@ def build_backward(
     graph = forward.graph
     tap = _checked(graph.outputs[0], tensor)
     sources = _sources(graph, tap, with_respect_to)
-    builder = Builder(_names(graph), "backward/")
+    builder = Builder(_names(graph), "backward/", graph.inputs)
     rules = relaxations.rule_for
     equals = expand_functions(graph, builder, lambda node: _is_primitive(node, rules))
     infer_shapes(forward)
@@ -117,7 +117,7 @@ def build_tangent(model: ir.Model, tensor: str, *, relaxations: Relaxations = NO
     if not ends:
         raise invalid("NO_HEAD", f"No output of the model depends on the tensor {tensor!r}.", tensor=tensor)
     names = {end: end.name or "" for end in ends}
-    builder = Builder(_names(graph), "backward/")
+    builder = Builder(_names(graph), "backward/", graph.inputs)
     rules = relaxations.rule_for
     equals = expand_functions(graph, builder, lambda node: _is_primitive(node, rules))
     infer_shapes(forward)
@@ -132,7 +132,7 @@ def build_tangent(model: ir.Model, tensor: str, *, relaxations: Relaxations = NO
     RemoveUnusedNodesPass()(forward)
     infer_shapes(forward)
     linear = [node for node in graph if node in set(builder.nodes)]
-    transposer = Builder(_names(graph), "tangent/")
+    transposer = Builder(_names(graph), "tangent/", inputs)
     tangents = differentiate(linear, {gradient: tangent}, list(placeholders.values()), transposer, rule_for)
     _append(graph, transposer)
     graph.outputs[:] = ends

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from ortoscope_service.graph.axes import captured_values
+from ortoscope_service.graph.backward import layout
 from ortoscope_service.graph.backward.builder import Builder
 from ortoscope_service.graph.backward.registry import ZERO_DERIVATIVE, Call, Rule, unsupported
 
@@ -120,9 +121,7 @@ def _total(contributions: Sequence[ir.Value], like: ir.Value, builder: Builder) 
     """The sum of the cotangents that a value's consumers sent."""
     if not contributions:
         return None
-    total = contributions[0]
-    for contribution in contributions[1:]:
-        total = builder.op("Add", total, contribution)
+    total = layout.add(builder, contributions, like)
     _describe(total, like)
     return total
 

@@ -4,10 +4,11 @@ from ortoscope_service.graph.backward.rules import (
     activations,
     convolution,
     elementwise,
+    indexing,
     linear,
     pooling,
     reductions,
     shapes,
 )
 
-__all__ = ["activations", "convolution", "elementwise", "linear", "pooling", "reductions", "shapes"]
+__all__ = ["activations", "convolution", "elementwise", "indexing", "linear", "pooling", "reductions", "shapes"]

@@ -1,7 +1,25 @@
-"""Operators that move elements without changing them."""
+"""Operators that regroup, permute, repeat, join, part and pad elements without changing them."""
 
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from ortoscope_service.graph.backward.builder import Builder, rank
+from ortoscope_service.graph.backward.placing import cut, permute, put_back, widen
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
-from ortoscope_service.graph.constants import ints_attribute
+from ortoscope_service.graph.backward.sizes import (
+    Size,
+    elements,
+    extent,
+    extents,
+    larger,
+    listed,
+    minus,
+    plus,
+    times,
+)
+from ortoscope_service.graph.constants import constant_ints, int_attribute, ints_attribute, string_attribute
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -12,8 +30,166 @@ def reshape(call: Call) -> Gradients:
 
 @rule("Transpose")
 def transpose(call: Call) -> Gradients:
-    permutation = ints_attribute(call.node, "perm")
-    if permutation is None:
-        return {0: call.b.op("Transpose", call.g)}
+    """Undone by the inverse permutation."""
+    permutation = ints_attribute(call.node, "perm") or tuple(reversed(range(rank(call.x))))
     inverse = sorted(range(len(permutation)), key=permutation.__getitem__)
-    return {0: call.b.op("Transpose", call.g, perm=inverse)}
+    return {0: permute(call.b, call.g, extents(call.b, call.y), inverse)}
+
+
+@rule("Expand")
+def expand(call: Call) -> Gradients:
+    """The sum over all copies of an element."""
+    return {0: call.b.sum_to(call.g, call.x, source=call.y)}
+
+
+@rule("Tile")
+def tile(call: Call) -> Gradients:
+    """The sum over all copies of an element: over the axes that count them, once those are separate."""
+    b = call.b
+    shape: list[Size] = []
+    copies = []
+    for repeats, size in zip(elements(b, call.input(1), rank(call.x)), extents(b, call.x), strict=True):
+        if not (isinstance(repeats, int) and repeats == 1):
+            copies.append(len(shape))
+            shape.append(repeats)
+        shape.append(size)
+    if not copies:
+        return {0: call.g}
+    separate = b.op("Reshape", call.g, listed(b, shape), allowzero=1)
+    return {0: b.op("ReduceSum", separate, b.ints(copies), keepdims=0)}
+
+
+@rule("Concat")
+def concat(call: Call) -> Gradients:
+    """Every input gets its part of the cotangent; parts that nobody asks for are not cut out."""
+    b, axis = call.b, normal_axis(call)
+    gradients: dict[int, ir.Value | None] = {}
+    start: Size = 0
+    for position in range(len(call.node.inputs)):
+        end = plus(b, start, extent(b, call.input(position), axis))
+        if position in call.wanted:
+            gradients[position] = cut(b, call.g, [axis], [start], [end])
+        start = end
+    return gradients
+
+
+@rule("Split")
+def split(call: Call) -> Gradients:
+    """The parts' cotangents joined again, with zeros for parts that have none."""
+    b, axis, parts = call.b, normal_axis(call), call.node.outputs
+    given = [position for position, cotangent in enumerate(call.cotangents) if cotangent is not None]
+    first, last = given[0], given[-1]
+    joined = [call.cotangents[position] or b.zeros_like(parts[position]) for position in range(first, last + 1)]
+    gradient = joined[0] if len(joined) == 1 else b.op("Concat", *joined, axis=axis)
+    before = plus(b, *(extent(b, part, axis) for part in parts[:first]))
+    after = plus(b, *(extent(b, part, axis) for part in parts[last + 1 :]))
+    return {0: widen(b, gradient, [axis], [before], [after])}
+
+
+@rule("DepthToSpace")
+def depth_to_space(call: Call) -> Gradients:
+    """Undone by SpaceToDepth, which has the order of channels DCR."""
+    b, block = call.b, int_attribute(call.node, "blocksize", 0)
+    gradient = b.op("SpaceToDepth", call.g, blocksize=block)
+    if _depth_last(call):
+        return {0: gradient}
+    shape = extents(b, call.x)
+    return {0: _regrouped(b, gradient, shape, [block**2, extent(b, call.y, 1)])}
+
+
+@rule("SpaceToDepth")
+def space_to_depth(call: Call) -> Gradients:
+    """Undone by DepthToSpace with the same order of channels."""
+    mode = string_attribute(call.node, "mode", "DCR")
+    return {0: call.b.op("DepthToSpace", call.g, blocksize=int_attribute(call.node, "blocksize", 0), mode=mode)}
+
+
+def _depth_last(call: Call) -> bool:
+    return string_attribute(call.node, "mode", "DCR") == "DCR"
+
+
+def _regrouped(b: Builder, value: ir.Value, shape: Sequence[Size], groups: Sequence[Size]) -> ir.Value:
+    """The channels, seen as a matrix of these extents, transposed."""
+    apart = [shape[0], *groups, *shape[2:]]
+    order = [0, 2, 1, *range(3, len(apart))]
+    swapped = permute(b, b.op("Reshape", value, listed(b, apart), allowzero=1), apart, order)
+    return b.op("Reshape", swapped, listed(b, shape), allowzero=1)
+
+
+@rule("Pad")
+def pad(call: Call) -> Gradients:
+    """Copies are added to what they are copies of, the rest of the padding is cut off.
+
+    What negative padding cut off gets zeros. The constant gets the sum over the padding.
+    """
+    b, mode = call.b, string_attribute(call.node, "mode", "constant")
+    axes = constant_ints(call.optional_input(3))
+    if call.optional_input(3) is None:
+        axes = tuple(range(rank(call.x)))
+    if axes is None:
+        raise call.refuse("with computed axes")
+    axes = tuple(axis % rank(call.x) for axis in axes)
+    amounts = elements(b, call.input(1), 2 * len(axes))
+    before, after = amounts[: len(axes)], amounts[len(axes) :]
+    gradients: dict[int, ir.Value | None] = {}
+    if 0 in call.wanted and mode == "constant":
+        gradients[0] = _unpadded(call, axes, before, after)
+    elif 0 in call.wanted:
+        gradients[0] = _folded(call, mode, axes, before, after)
+    if 2 in call.wanted and mode == "constant":
+        gradients[2] = _over_padding(call)
+    return gradients
+
+
+def _unpadded(call: Call, axes: Sequence[int], before: Sequence[Size], after: Sequence[Size]) -> ir.Value:
+    b, gradient = call.b, call.g
+    starts = [larger(b, amount, 0) for amount in before]
+    ends = [minus(b, extent(b, call.y, axis), larger(b, amount, 0)) for axis, amount in zip(axes, after, strict=True)]
+    gradient = cut(b, gradient, axes, starts, ends)
+    gained = [[larger(b, minus(b, 0, amount), 0) for amount in amounts] for amounts in (before, after)]
+    return widen(b, gradient, axes, *gained)
+
+
+def _over_padding(call: Call) -> ir.Value:
+    """The sum of the cotangent over the places that the constant fills."""
+    b = call.b
+    ones = b.op("Expand", b.number(1, call.x), b.shape(call.x))
+    inside = b.op("Cast", b.op("Pad", ones, call.input(1), None, call.optional_input(3)), to=ir.DataType.BOOL)
+    total = b.op("ReduceSum", b.op("Where", inside, b.number(0, call.g), call.g), keepdims=0)
+    return b.reshape_like(total, call.input(2))
+
+
+def _folded(call: Call, mode: str, axes: Sequence[int], before: Sequence[Size], after: Sequence[Size]) -> ir.Value:
+    b, gradient, shape = call.b, call.g, extents(call.b, call.y)
+    for axis, start, end in zip(axes, before, after, strict=True):
+        shape[axis] = extent(b, call.x, axis)
+        gradient = _folded_axis(b, gradient, call.x, shape, axis, mode, start, end)
+    return gradient
+
+
+def _folded_axis(
+    b: Builder,
+    gradient: ir.Value,
+    like: ir.Value,
+    shape: Sequence[Size],
+    axis: int,
+    mode: str,
+    before: Size,
+    after: Size,
+) -> ir.Value:
+    """The gradient along one axis: padding numbered positions shows what each element is a copy of."""
+    whole = shape[axis]
+    if isinstance(whole, int) and isinstance(before, int) and isinstance(after, int):
+        if before == after == 0:
+            return gradient
+        kept = np.arange(max(-before, 0), whole - max(-after, 0))
+        positions = np.pad(kept, (max(before, 0), max(after, 0)), mode=mode)
+        return put_back(b, gradient, like, shape, axis, positions.tolist())
+    numbers = b.op("Range", b.constant(0), b.op("Squeeze", listed(b, [whole])), b.constant(1))
+    copies = b.op("Pad", numbers, listed(b, [before, after]), mode=mode)
+    return put_back(b, gradient, like, shape, axis, copies)
+
+
+def normal_axis(call: Call, default: int = 0) -> int:
+    """The node's attribute `axis`, counted from the front."""
+    return int_attribute(call.node, "axis", default) % rank(call.x)

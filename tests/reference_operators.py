@@ -1,0 +1,240 @@
+"""Operators that onnx.reference gets wrong, or right only slowly, written down once more in NumPy.
+
+As of onnx 1.22 its MaxPool of stride 1 reads pads in another order, AveragePool in `ceil_mode` and LpPool misplace the
+padding or count it, SAME_LOWER is taken for SAME_UPPER, GlobalMaxPool knows two spatial axes alone, and ConvTranspose fails with several
+output channels per group. Each operator here says what the standard says, tap by tap; `test_reference_operators.py`
+holds them against ONNX Runtime.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from onnx.reference.op_run import OpRun
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How windows slide over the spatial axes."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]
+    ends: tuple[int, ...]
+    extents: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of_pool(
+        cls,
+        extents: Sequence[int],
+        kernel: Sequence[int],
+        strides: Sequence[int] | None,
+        dilations: Sequence[int] | None,
+        pads: Sequence[int] | None,
+        auto_pad: str | None,
+        ceil_mode: int | None,
+    ) -> "Geometry":
+        """From the attributes of a pool, None or empty where they are absent."""
+        rank = len(kernel)
+        strides, dilations, pads = strides or [1] * rank, dilations or [1] * rank, pads or [0] * (2 * rank)
+        begins, ends, counts = [], [], []
+        for axis, (size, taps, stride, dilation) in enumerate(zip(extents, kernel, strides, dilations, strict=True)):
+            begin, end, reach = pads[axis], pads[axis + rank], dilation * (taps - 1) + 1
+            if auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
+                count = -(-size // stride)
+                total = max(0, stride * (count - 1) + reach - size)
+                begin = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
+                end = total - begin
+            else:
+                if auto_pad == "VALID":
+                    begin = end = 0
+                steps = (size + begin + end - reach) / stride
+                count = 1 + (math.ceil(steps) if ceil_mode else math.floor(steps))
+                if ceil_mode and (count - 1) * stride >= size + begin:
+                    count -= 1
+            begins.append(begin)
+            ends.append(end)
+            counts.append(count)
+        return cls(*map(tuple, (kernel, strides, dilations, begins, ends, extents, counts)))
+
+    def taps(self, x: Array, fill: float, padding: float | None = None) -> Iterator[Array]:
+        """What each tap of all windows reads, in row-major order of the taps.
+
+        Args:
+            x: (batch, channel, space…).
+            fill: What positions read beyond input and padding.
+            padding: What the padding reads; as `fill` by default.
+        """
+        ends = [
+            max(0, stride * (count - 1) + dilation * (taps - 1) + 1 - begin - size - end)
+            for stride, count, dilation, taps, begin, size, end in zip(
+                self.strides, self.counts, self.dilations, self.kernel, self.begins, self.extents, self.ends, strict=True
+            )
+        ]
+        padded = np.pad(
+            x,
+            [(0, 0), (0, 0), *zip(self.begins, self.ends, strict=True)],
+            constant_values=fill if padding is None else padding,
+        )
+        whole = np.pad(padded, [(0, 0), (0, 0), *((0, end) for end in ends)], constant_values=fill)
+        for tap in itertools.product(*map(range, self.kernel)):
+            yield whole[(..., *self._slices(tap))]
+
+    def add_taps(self, parts: Iterator[Array] | Sequence[Array], shape: Sequence[int]) -> Array:
+        """Adds up parts, one for each tap, where the taps read; `shape` is (batch, channel)."""
+        sizes = [
+            max(size + begin + max(end, 0), stride * (count - 1) + dilation * (taps - 1) + 1)
+            for stride, count, dilation, taps, begin, size, end in zip(
+                self.strides, self.counts, self.dilations, self.kernel, self.begins, self.extents, self.ends, strict=True
+            )
+        ]
+        whole = np.zeros((*shape, *sizes))
+        for tap, part in zip(itertools.product(*map(range, self.kernel)), parts, strict=True):
+            whole[(..., *self._slices(tap))] += part
+        return whole[(..., *(slice(begin, begin + size) for begin, size in zip(self.begins, self.extents, strict=True)))]
+
+    def _slices(self, tap: Sequence[int]) -> list[slice]:
+        return [
+            slice(dilation * offset, dilation * offset + stride * (count - 1) + 1, stride)
+            for offset, dilation, stride, count in zip(tap, self.dilations, self.strides, self.counts, strict=True)
+        ]
+
+
+class MaxPool(OpRun):
+    """The largest element of each window; with the index of the first of equal ones."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(
+        self,
+        x: Array,
+        auto_pad: str | None = None,
+        ceil_mode: int | None = None,
+        dilations: Sequence[int] | None = None,
+        kernel_shape: Sequence[int] = (),
+        pads: Sequence[int] | None = None,
+        storage_order: int | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> tuple[Array, ...]:
+        windows = Geometry.of_pool(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+        values = np.stack(list(windows.taps(x, -np.inf)))
+        largest = values.max(axis=0)
+        if len(self.output) == 1:
+            return (largest,)
+        assert not storage_order
+        indices = np.stack(list(windows.taps(np.arange(x.size).reshape(x.shape).astype(float), -1)))
+        first = np.argmax((values == largest) & (indices >= 0), axis=0)
+        return largest, np.take_along_axis(indices, first[None], 0)[0].astype(np.int64)
+
+
+class AveragePool(OpRun):
+    """The mean of each window, over elements or over elements and padding."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(
+        self,
+        x: Array,
+        auto_pad: str | None = None,
+        ceil_mode: int | None = None,
+        count_include_pad: int | None = None,
+        dilations: Sequence[int] | None = None,
+        kernel_shape: Sequence[int] = (),
+        pads: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> tuple[Array]:
+        windows = Geometry.of_pool(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+        counts = sum(windows.taps(np.ones((1, 1, *x.shape[2:])), 0, 1 if count_include_pad else 0))
+        return ((sum(windows.taps(x, 0)) / counts).astype(x.dtype),)
+
+
+class LpPool(OpRun):
+    """The p-norm of each window."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(
+        self,
+        x: Array,
+        auto_pad: str | None = None,
+        ceil_mode: int | None = None,
+        dilations: Sequence[int] | None = None,
+        kernel_shape: Sequence[int] = (),
+        p: int | None = 2,
+        pads: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> tuple[Array]:
+        windows = Geometry.of_pool(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+        exponent = 2 if p is None else p
+        return ((sum(windows.taps(np.abs(x) ** exponent, 0)) ** (1 / exponent)).astype(x.dtype),)
+
+
+class GlobalMaxPool(OpRun):
+    """The largest element of each channel."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+
+class ConvTranspose(OpRun):
+    """Every element lays down the weights, scaled by it; where they overlap they add up."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        auto_pad: str | None = None,
+        dilations: Sequence[int] | None = None,
+        group: int | None = None,
+        kernel_shape: Sequence[int] | None = None,
+        output_padding: Sequence[int] | None = None,
+        output_shape: Sequence[int] | None = None,
+        pads: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> tuple[Array]:
+        spatial, groups, kernel = x.ndim - 2, group or 1, w.shape[2:]
+        strides, dilations = strides or [1] * spatial, dilations or [1] * spatial
+        added, pads = output_padding or [0] * spatial, pads or [0] * (2 * spatial)
+        begins, sizes, ends = [], [], []
+        for axis in range(spatial):
+            full = strides[axis] * (x.shape[axis + 2] - 1) + added[axis] + dilations[axis] * (kernel[axis] - 1) + 1
+            same = auto_pad in {"SAME_UPPER", "SAME_LOWER"}
+            if output_shape or same:
+                size = output_shape[axis] if output_shape else strides[axis] * x.shape[axis + 2]
+                total = full - size
+                begin = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
+            else:
+                explicit = auto_pad != "VALID"
+                begin = pads[axis] if explicit else 0
+                size = full - begin - (pads[axis + spatial] if explicit else 0)
+            begins.append(begin)
+            sizes.append(size)
+            ends.append(max(0, full - begin - size))
+        windows = Geometry(*map(tuple, (kernel, strides, dilations, begins, ends, sizes, x.shape[2:])))
+        grouped = x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+        filters = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+        parts = (
+            np.einsum("ngc...,gcm->ngm...", grouped, filters[(..., *tap)]).reshape(x.shape[0], -1, *x.shape[2:])
+            for tap in itertools.product(*map(range, kernel))
+        )
+        y = windows.add_taps(parts, (x.shape[0], groups * w.shape[1]))
+        if b is not None:
+            y += b.reshape(-1, *[1] * spatial)
+        return (y.astype(x.dtype),)
+
+
+CORRECTED = (MaxPool, AveragePool, LpPool, GlobalMaxPool, ConvTranspose)
+"""What to give a ReferenceEvaluator as `new_ops`."""
