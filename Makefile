@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 # Scripts that `make bench` runs, one after the other, each in its own process.
-BENCHMARKS := benchmarks/dissection_overhead.py
+BENCHMARKS := benchmarks/dissection_overhead.py benchmarks/backward_overhead.py
 
 # ONNX Runtime sends usage data unless this is set before it is imported.
 export ORT_DISABLE_TELEMETRY := 1

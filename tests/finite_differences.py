@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from ortoscope_service.graph.backward import NO_RELAXATIONS, Relaxations, build_backward, build_tangent
 from ortoscope_service.graph.loading import load_model, serialize
 from reference_operators import CORRECTED
+from reference_recurrence import RECURRENT
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -63,10 +65,25 @@ def node_model(
 def evaluate(model: onnx.ModelProto | bytes, feeds: Arrays) -> dict[str, Array]:
     """All outputs, by ONNX's reference evaluator, with the operators that it gets wrong corrected."""
     proto = onnx.ModelProto.FromString(model) if isinstance(model, bytes) else model
-    evaluator = ReferenceEvaluator(proto, new_ops=[*CORRECTED])
+    evaluator = ReferenceEvaluator(proto, new_ops=[*CORRECTED, *RECURRENT])
     taken = {value.name for value in proto.graph.input}
     values = evaluator.run(None, {name: value for name, value in feeds.items() if name in taken})
     return dict(zip((value.name for value in proto.graph.output), values, strict=True))
+
+
+def gradients_of(
+    model: onnx.ModelProto,
+    feeds: Arrays,
+    cotangent: Array | None = None,
+    *,
+    relaxations: Relaxations = NO_RELAXATIONS,
+) -> dict[str, Array]:
+    """The gradient at every floating-point input of the first output's product with a cotangent, by default ones."""
+    tap = model.graph.output[0].name
+    backward = serialize(build_backward(load_model(model.SerializeToString()), tap, relaxations=relaxations))
+    given = np.ones_like(evaluate(model, feeds)[tap]) if cotangent is None else cotangent
+    results = evaluate(backward, {**feeds, "cotangent": given})
+    return {name.removeprefix("gradient."): value for name, value in results.items() if name != "activation"}
 
 
 def check_derivatives(
@@ -126,6 +143,70 @@ def check_derivatives(
                 total = total + _tangent(model, tap, feeds, name, along[name])
             size = max(float(np.abs(difference).max(initial=0)), 1e-3)
             np.testing.assert_allclose(total, difference, rtol=0, atol=10 * tolerance * size, err_msg="tangent")
+
+
+def check_single_precision(
+    model: onnx.ModelProto,
+    feeds: Arrays,
+    tap: str | None = None,
+    *,
+    tolerance: float = 1e-5,
+    seed: int = 0,
+    relaxations: Relaxations = NO_RELAXATIONS,
+) -> None:
+    """Asserts that ONNX Runtime gets from the float32 backward graph what the reference evaluator gets in float64.
+
+    Args:
+        model: A float64 model; it is turned into one of float32.
+        feeds: Values of its inputs, away from kinks by more than the precision of float32.
+        tap: The tensor to differentiate; by default the first output.
+        tolerance: The largest error, relative to the largest element of each result.
+        seed: Of the random cotangent.
+        relaxations: What to build the backward graphs with.
+    """
+    tap = tap or model.graph.output[0].name
+    single = single_precision(model)
+    rounded = {name: value.astype(np.float32) if value.dtype == np.float64 else value for name, value in feeds.items()}
+    double = {name: value.astype(np.float64) if value.dtype == np.float32 else value for name, value in rounded.items()}
+    shape = evaluate(_exposing(model, tap), double)[tap].shape
+    cotangent = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    results = run_in_onnxruntime(
+        serialize(build_backward(load_model(single.SerializeToString()), tap, relaxations=relaxations)),
+        {**rounded, "cotangent": cotangent},
+    )
+    backward = build_backward(load_model(model.SerializeToString()), tap, relaxations=relaxations)
+    expected = evaluate(serialize(backward), {**double, "cotangent": cotangent.astype(np.float64)})
+    for name, value in expected.items():
+        size = max(float(np.abs(value).max(initial=0)), 1e-3)
+        assert results[name].dtype == np.float32
+        np.testing.assert_allclose(results[name], value, rtol=0, atol=tolerance * size, err_msg=name)
+
+
+def single_precision(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with float32 wherever it has float64: in inputs, outputs, constants and casts."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    for value in (*copy.graph.input, *copy.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.DOUBLE:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for tensor in copy.graph.initializer:
+        if tensor.data_type == TensorProto.DOUBLE:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    for node in copy.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.DOUBLE:
+                attribute.i = TensorProto.FLOAT
+    return copy
+
+
+def run_in_onnxruntime(model: onnx.ModelProto | bytes, feeds: Arrays) -> dict[str, Array]:
+    """All outputs, by ONNX Runtime on the CPU."""
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    taken = {value.name for value in session.get_inputs()}
+    values = session.run(None, {name: value for name, value in feeds.items() if name in taken})
+    return dict(zip((value.name for value in session.get_outputs()), values, strict=True))
 
 
 def _exposing(model: onnx.ModelProto, tap: str) -> onnx.ModelProto:

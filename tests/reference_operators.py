@@ -1,16 +1,17 @@
 """Operators that onnx.reference gets wrong, or right only slowly, written down once more in NumPy.
 
 As of onnx 1.22 its MaxPool of stride 1 reads pads in another order, AveragePool in `ceil_mode` and LpPool misplace the
-padding or count it, SAME_LOWER is taken for SAME_UPPER, GlobalMaxPool knows two spatial axes alone, and ConvTranspose fails with several
-output channels per group. Each operator here says what the standard says, tap by tap; `test_reference_operators.py`
-holds them against ONNX Runtime.
+padding or count it, SAME_LOWER is taken for SAME_UPPER, GlobalMaxPool knows two spatial axes alone, and ConvTranspose
+fails with several output channels per group. Its Erf, and with it Gelu, rounds to float32, and its Mean does not
+broadcast. Each operator here says what the standard says, tap by tap; `test_reference_operators.py` holds them against
+ONNX Runtime.
 """
 
 import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +77,14 @@ class Geometry:
         ends = [
             max(0, stride * (count - 1) + dilation * (taps - 1) + 1 - begin - size - end)
             for stride, count, dilation, taps, begin, size, end in zip(
-                self.strides, self.counts, self.dilations, self.kernel, self.begins, self.extents, self.ends, strict=True
+                self.strides,
+                self.counts,
+                self.dilations,
+                self.kernel,
+                self.begins,
+                self.extents,
+                self.ends,
+                strict=True,
             )
         ]
         padded = np.pad(
@@ -93,13 +101,22 @@ class Geometry:
         sizes = [
             max(size + begin + max(end, 0), stride * (count - 1) + dilation * (taps - 1) + 1)
             for stride, count, dilation, taps, begin, size, end in zip(
-                self.strides, self.counts, self.dilations, self.kernel, self.begins, self.extents, self.ends, strict=True
+                self.strides,
+                self.counts,
+                self.dilations,
+                self.kernel,
+                self.begins,
+                self.extents,
+                self.ends,
+                strict=True,
             )
         ]
         whole = np.zeros((*shape, *sizes))
         for tap, part in zip(itertools.product(*map(range, self.kernel)), parts, strict=True):
             whole[(..., *self._slices(tap))] += part
-        return whole[(..., *(slice(begin, begin + size) for begin, size in zip(self.begins, self.extents, strict=True)))]
+        return whole[
+            (..., *(slice(begin, begin + size) for begin, size in zip(self.begins, self.extents, strict=True)))
+        ]
 
     def _slices(self, tap: Sequence[int]) -> list[slice]:
         return [
@@ -236,5 +253,147 @@ class ConvTranspose(OpRun):
         return (y.astype(x.dtype),)
 
 
-CORRECTED = (MaxPool, AveragePool, LpPool, GlobalMaxPool, ConvTranspose)
+class Erf(OpRun):
+    """The error function, to the precision of the input."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (_erf(x).astype(x.dtype),)
+
+
+class Gelu(OpRun):
+    """x times the probability that a standard normal variable is below it."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(self, x: Array, approximate: str | None = None) -> tuple[Array]:
+        if approximate == "tanh":
+            below = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        else:
+            below = 0.5 * (1 + _erf(x / math.sqrt(2)))
+        return ((x * below).astype(x.dtype),)
+
+
+def _erf(x: Array) -> Array:
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x))
+
+
+class Mean(OpRun):
+    """The mean of the operands, with broadcasting."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(self, *operands: Array) -> tuple[Array]:
+        total = operands[0]
+        for operand in operands[1:]:
+            total = total + operand
+        return (np.asarray(total / len(operands), operands[0].dtype),)
+
+
+class GatherElements(OpRun):
+    """Elements picked along an axis; the indices may be fewer than the data along the other axes."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(self, data: Array, indices: Array, axis: int | None = None) -> tuple[Array]:
+        places = list(np.indices(indices.shape))
+        places[axis or 0] = indices
+        return (data[tuple(places)],)
+
+
+class Pad(OpRun):
+    """Padding, where negative amounts cut off."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(
+        self,
+        data: Array,
+        pads: Array,
+        constant: Array | None = None,
+        axes: Array | None = None,
+        mode: Literal["constant", "reflect", "edge", "wrap"] | None = None,
+    ) -> tuple[Array]:
+        chosen = range(data.ndim) if axes is None else axes.tolist()
+        widths = [(0, 0)] * data.ndim
+        for axis, before, after in zip(chosen, *np.reshape(pads, (2, -1)).tolist(), strict=True):
+            widths[axis] = (before, after)
+        left = [slice(max(-a, 0), size - max(-b, 0)) for (a, b), size in zip(widths, data.shape, strict=True)]
+        kept = data[tuple(left)]
+        added = [(max(a, 0), max(b, 0)) for a, b in widths]
+        if mode in {None, "constant"}:
+            fill = 0 if constant is None else np.asarray(constant).item()
+            return (np.pad(kept, added, constant_values=fill).astype(data.dtype),)
+        return (np.pad(kept, added, mode=mode).astype(data.dtype),)
+
+
+class GridSample(OpRun):
+    """Samples at the places that a grid gives, with coordinates in the grid's own precision."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(
+        self,
+        x: Array,
+        grid: Array,
+        mode: str | None = None,
+        padding_mode: str | None = None,
+        align_corners: int | None = None,
+    ) -> tuple[Array]:
+        extents = np.array(x.shape[2:])
+        low, high = (0 * extents, extents - 1.0) if align_corners else (0 * extents - 0.5, extents - 0.5)
+        along = low + (grid[..., ::-1] + 1) / 2 * (high - low)
+        if mode == "nearest":
+            along = np.rint(along)
+        if padding_mode == "border" and mode != "cubic":
+            along = np.clip(along, 0, extents - 1)
+        elif padding_mode == "reflection" and mode != "cubic":
+            along = _reflected(along, low, high)
+        base = np.floor(along)
+        rest = along - base
+        weights: dict[int, Array] = {0: np.ones_like(rest)}
+        if mode == "linear":
+            weights = {0: 1 - rest, 1: rest}
+        elif mode == "cubic":
+            weights = {step: _keys(np.abs(rest - step)) for step in range(-1, 3)}
+        y = np.zeros(x.shape[:2] + grid.shape[1:-1])
+        items = np.arange(len(x)).reshape(-1, *[1] * (grid.ndim - 2))
+        for steps in itertools.product(weights, repeat=len(extents)):
+            place = base + np.array(steps)
+            inside = ((place >= 0) & (place <= extents - 1)).all(-1) if padding_mode == "zeros" else True
+            if padding_mode == "reflection":
+                place = _reflected(place, low, high)
+            index = np.clip(place, 0, extents - 1).astype(np.int64)
+            weight = np.prod([weights[step][..., axis] for axis, step in enumerate(steps)], axis=0) * inside
+            y += np.moveaxis(x[(items, slice(None), *np.moveaxis(index, -1, 0))], -1, 1) * weight[:, None]
+        return (y.astype(x.dtype),)
+
+
+def _reflected(along: Array, low: Array, high: Array) -> Array:
+    span = np.maximum(high - low, 1)
+    way = np.mod(along - low, 2 * span)
+    return np.asarray(low + np.minimum(way, 2 * span - way))
+
+
+def _keys(distance: Array) -> Array:
+    """Keys' kernel with a = -0.75."""
+    near = 1.25 * distance**3 - 2.25 * distance**2 + 1
+    far = -0.75 * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+    return np.where(distance <= 1, near, far)
+
+
+CORRECTED = (
+    MaxPool,
+    AveragePool,
+    LpPool,
+    GlobalMaxPool,
+    ConvTranspose,
+    Erf,
+    Gelu,
+    Mean,
+    GatherElements,
+    Pad,
+    GridSample,
+)
 """What to give a ReferenceEvaluator as `new_ops`."""

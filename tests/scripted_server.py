@@ -17,10 +17,20 @@ from ortoscope.v1 import (
     capabilities_pb2,
     datasets_pb2,
     dissections_pb2,
+    gradients_pb2,
     models_pb2,
 )
 
-FILES = (activations_pb2, blobs_pb2, capabilities_pb2, datasets_pb2, dissections_pb2, models_pb2, operations_pb2)
+FILES = (
+    activations_pb2,
+    blobs_pb2,
+    capabilities_pb2,
+    datasets_pb2,
+    dissections_pb2,
+    gradients_pb2,
+    models_pb2,
+    operations_pb2,
+)
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
     for file in FILES

@@ -23,6 +23,7 @@ from ortoscope.v1 import (
     capabilities_pb2_grpc,
     datasets_pb2_grpc,
     dissections_pb2_grpc,
+    gradients_pb2_grpc,
     models_pb2_grpc,
     tensors_pb2,
 )
@@ -108,6 +109,7 @@ def add_model(
     *,
     preprocessing: Preprocessing | None = None,
     fixed_batch: int = 0,
+    class_labels: tuple[str, ...] = ("zero", "one"),
 ) -> ModelVersion:
     """Adds a version of a model with what its own graph tells; its only input is an image if it is preprocessed."""
     content = model.SerializeToString()
@@ -123,7 +125,7 @@ def add_model(
         outputs=tuple(OutputSpec(value.name, *_type_of(value)) for value in model.graph.output),
         fixed_batch=fixed_batch,
         taps=find_taps(load_model(content)),
-        class_labels=("zero", "one"),
+        class_labels=class_labels,
         notes=("made for a test",),
     )
     return repository.add(name, content, manifest)
@@ -172,6 +174,7 @@ class Stubs:
         self.capabilities: Any = capabilities_pb2_grpc.CapabilitiesStub(channel)  # type: ignore[no-untyped-call]
         self.datasets: Any = datasets_pb2_grpc.DatasetsStub(channel)  # type: ignore[no-untyped-call]
         self.dissections: Any = dissections_pb2_grpc.DissectionsStub(channel)  # type: ignore[no-untyped-call]
+        self.gradients: Any = gradients_pb2_grpc.GradientsStub(channel)  # type: ignore[no-untyped-call]
         self.models: Any = models_pb2_grpc.ModelsStub(channel)  # type: ignore[no-untyped-call]
         self.operations: Any = operations_pb2_grpc.OperationsStub(channel)
         self.inference: Any = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ortoscope.activations import Activations as Activations
     from ortoscope.activations import Selection as Selection
     from ortoscope.activations import TapActivations as TapActivations
+    from ortoscope.attributions import Attributions as Attributions
+    from ortoscope.attributions import ClassAttribution as ClassAttribution
     from ortoscope.capabilities import Capabilities as Capabilities
     from ortoscope.channel import TLS as TLS
     from ortoscope.channel import Timeouts as Timeouts
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
     from ortoscope.examples import Example as Example
     from ortoscope.examples import ExampleSet as ExampleSet
     from ortoscope.examples import UnitExamples as UnitExamples
+    from ortoscope.gradients import Gradients as Gradients
+    from ortoscope.gradients import Objective as Objective
+    from ortoscope.gradients import TensorGradient as TensorGradient
     from ortoscope.models import Model as Model
     from ortoscope.models import Tap as Tap
     from ortoscope.operations import Operation as Operation
@@ -58,6 +63,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "activations": ("Activations", "Selection", "TapActivations"),
+    "attributions": ("Attributions", "ClassAttribution"),
     "capabilities": ("Capabilities",),
     "channel": ("TLS", "Timeouts"),
     "client": ("Ortoscope", "connect"),
@@ -82,6 +88,7 @@ _HOME = {
         "Unimplemented",
     ),
     "examples": ("Example", "ExampleSet", "UnitExamples"),
+    "gradients": ("Gradients", "Objective", "TensorGradient"),
     "models": ("Model", "Tap"),
     "operations": ("Operation",),
     "tables": ("Table",),

@@ -194,7 +194,7 @@ def activate(
     taps = [selection.to_proto() for selection in selections]
     responses = [
         rpcs.activate(activations_pb2.ActivateRequest(model=model.name, taps=taps, inputs=batch))
-        for batch in _batches(rpcs, model, inputs, rpcs.limits.max_items_per_request or 1)
+        for batch in batches(rpcs, model, inputs, rpcs.limits.max_items_per_request or 1)
     ]
     if not responses:  # the server says best what is wrong with no inputs
         responses = [rpcs.activate(activations_pb2.ActivateRequest(model=model.name, taps=taps))]
@@ -248,7 +248,7 @@ def stream(
     limit = rpcs.limits.max_items_per_request or batch_size
     unanswered = 0
     try:
-        for number, batch in enumerate(_batches(rpcs, model, inputs, min(batch_size, limit))):
+        for number, batch in enumerate(batches(rpcs, model, inputs, min(batch_size, limit))):
             message = activations_pb2.StreamActivationsRequest.Batch(inputs=batch, tag=str(number))
             requests.put(activations_pb2.StreamActivationsRequest(batch=message))
             unanswered += 1
@@ -263,22 +263,41 @@ def stream(
         answers.close()
 
 
-def _batches(
-    rpcs: Rpcs, model: models_pb2.ModelVersion, inputs: Inputs, size: int
+def batches(
+    rpcs: Rpcs,
+    model: models_pb2.ModelVersion,
+    inputs: Inputs,
+    size: int,
+    *,
+    request_bytes: int = 0,
+    item_bytes: int = 0,
 ) -> Iterator[list[activations_pb2.ActivationInput]]:
-    """Batches of at most `size` items that fit into one message; a picture too large for that goes as a blob."""
-    room = int((rpcs.limits.max_message_bytes or _UNLIMITED_BYTES) * _MESSAGE_SHARE)
+    """Yields batches of items that fit into one message; a picture too large for that goes as a blob.
+
+    Args:
+        rpcs: The calls.
+        model: The model version.
+        inputs: One item or many.
+        size: Most items of a batch.
+        request_bytes: What a request holds besides its items.
+        item_bytes: What each item brings along elsewhere in the request.
+
+    Raises:
+        OrtoscopeError: As `to_item`, and as Blobs.WriteBlob.
+    """
+    room = int((rpcs.limits.max_message_bytes or _UNLIMITED_BYTES) * _MESSAGE_SHARE) - request_bytes
     batch: list[activations_pb2.ActivationInput] = []
     held = 0
     for number, value in enumerate(items_of(inputs, model)):
         item = to_item(value, model, field=f"inputs[{number}]")
         if item.ByteSize() > room and item.WhichOneof("content") == "image":
             item = activations_pb2.ActivationInput(blob=blobs.upload(rpcs, item.image))
-        if batch and (len(batch) == size or held + item.ByteSize() > room):
+        needed = item.ByteSize() + item_bytes
+        if batch and (len(batch) == size or held + needed > room):
             yield batch
             batch, held = [], 0
         batch.append(item)
-        held += item.ByteSize()
+        held += needed
     if batch:
         yield batch
 

@@ -47,7 +47,8 @@ class Timeouts:
     """A call that looks something up or starts an operation."""
 
     compute: float = 600.0
-    """A call that computes or reads much: Activate, ValidateDataset. Models on a CPU can take seconds per image."""
+    """A call that computes or reads much: Activate, ComputeGradient, ValidateDataset. Models on a CPU can take seconds
+    per image."""
 
     transfer: float = 3600.0
     """A blob in one direction. A transfer that breaks off is taken up where it stopped."""
@@ -173,6 +174,7 @@ _IDEMPOTENT = {
         "ListDissections",
         "ListUnitLabels",
     ),
+    "ortoscope.v1.Gradients": ("AttributeClasses", "ComputeGradient"),
     "ortoscope.v1.Models": (
         "GetModel",
         "GetModelVersion",

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ortoscope import activations, dissections, examples, resource_names
+from ortoscope import activations, attributions, dissections, examples, gradients, resource_names
 from ortoscope.activations import Activations, Reduce, Selection, TapActivations
+from ortoscope.attributions import Attributions, Per
 from ortoscope.datasets import Dataset
 from ortoscope.dissections import Dissection
+from ortoscope.errors import InvalidArgument
 from ortoscope.examples import ExampleSet, Rank
+from ortoscope.gradients import GradientReduce, Gradients, Objective
 from ortoscope.inputs import Inputs
 from ortoscope.messages import to_datetime
 from ortoscope.operations import Operation
@@ -129,6 +132,83 @@ class Tap:
         """Computes the activations of this tap; see `Model.activate`."""
         selection = Selection(self.tensor, reduce, site, top)
         return activations.activate(self._rpcs, self._model, inputs, [selection])[self.tensor]
+
+    def gradient(
+        self,
+        inputs: Inputs,
+        unit: int | None = None,
+        *,
+        site: Sequence[int] = (),
+        cotangent: npt.ArrayLike | None = None,
+        at: "str | Tap | Iterable[str | Tap]" = (),
+        reduce: GradientReduce = "none",
+        relax: Sequence[str] = (),
+    ) -> Gradients:
+        """Computes the gradient of a unit of this tap, or a vector-Jacobian product with it.
+
+        Args:
+            inputs: As for `Model.activate`.
+            unit: The unit whose activation is differentiated: at `site`, else its mean over all sites.
+            site: The index along each site axis; negative counts from the end.
+            cotangent: Instead of a unit: a number for each element of the tap, for all inputs alike or for each.
+            at: As for `Model.gradient`.
+            reduce: As for `Model.gradient`.
+            relax: As for `Model.gradient`.
+
+        Raises:
+            OrtoscopeError: As Gradients.ComputeGradient; OBJECTIVE_MISSING: neither a unit nor a cotangent, or both.
+        """
+        if (unit is None) == (cotangent is None):
+            raise InvalidArgument(
+                "Give either a unit or a cotangent: what is differentiated?", reason="OBJECTIVE_MISSING", field="unit"
+            )
+        if unit is None:
+            objective = Objective.cotangent(self.tensor, np.asarray(cotangent))
+        elif len(site):
+            objective = Objective.unit(self.tensor, unit, site)
+        else:
+            objective = Objective.channel_mean(self.tensor, unit)
+        return gradients.compute(
+            self._rpcs, self._model, inputs, objective, at=_tap_names(at), reduce=reduce, relax=relax
+        )
+
+    def attribute(
+        self,
+        inputs: Inputs,
+        *,
+        per: Per = "whole",
+        units: Sequence[int] = (),
+        sites: Sequence[Sequence[int]] = (),
+        probability: bool = False,
+        relax: Sequence[str] = (),
+    ) -> Attributions:
+        """Attributes the scores of all classes to this tap or to parts of it: activation times gradient, summed.
+
+        Attributions to all units, or to all sites, add up to that to the whole tap.
+
+        Args:
+            inputs: As for `Model.activate`.
+            per: Which parts have attributions of their own: "whole" (one for the tap), "unit" or "site".
+            units: For "unit": these; all if empty.
+            sites: For "site": these, each with its index along each site axis; all if empty.
+            probability: Whether probabilities are attributed rather than logits.
+            relax: Names of relaxations: "averaged_max_pool" or "l2_max_pool".
+
+        Raises:
+            OrtoscopeError: As Gradients.AttributeClasses.
+            OSError: A file cannot be read.
+        """
+        return attributions.attribute(
+            self._rpcs,
+            self._model,
+            self.proto,
+            inputs,
+            per=per,
+            units=units,
+            sites=sites,
+            probability=probability,
+            relax=relax,
+        )
 
     def examples(
         self, dataset: str | Dataset, *, count: int = 0, rank: Rank = "max", splits: Sequence[str] = ()
@@ -346,6 +426,54 @@ class Model:
         selections = _selections(taps, reduce, site, top)
         return activations.stream(self._rpcs, self.proto, inputs, selections, batch_size=batch_size, window=window)
 
+    def gradient(
+        self,
+        inputs: Inputs,
+        objective: Objective,
+        *,
+        at: "str | Tap | Iterable[str | Tap]" = (),
+        reduce: GradientReduce = "none",
+        relax: Sequence[str] = (),
+    ) -> Gradients:
+        """Computes the gradient of an objective at the model's inputs or at taps on the way.
+
+        What is too much for one request is sent in several. Gradients at an input are by what the model takes, after
+        preprocessing.
+
+        Args:
+            inputs: As for `activate`.
+            objective: What is differentiated, such as `Objective.class_logit("tabby")`.
+            at: Names of inputs or taps; by default all floating-point inputs.
+            reduce: What is computed from the gradient: "none" (the gradient), "times_value" (its product with the
+                tensor's own value, element by element) or "unit_sums" (that summed over the sites: (inputs, units)).
+            relax: Names of relaxations, deliberate departures from the true gradient, such as "guided".
+
+        Returns:
+            By the name asked for, the gradients; their first axis runs over the inputs.
+
+        Raises:
+            OrtoscopeError: As Gradients.ComputeGradient.
+            OSError: A file cannot be read.
+        """
+        return gradients.compute(
+            self._rpcs, self.proto, inputs, objective, at=_tap_names(at), reduce=reduce, relax=relax
+        )
+
+    def attribute(
+        self,
+        inputs: Inputs,
+        tap: str | Tap,
+        *,
+        per: Per = "whole",
+        units: Sequence[int] = (),
+        sites: Sequence[Sequence[int]] = (),
+        probability: bool = False,
+        relax: Sequence[str] = (),
+    ) -> Attributions:
+        """Attributes the scores of all classes to a tap or to parts of it; see `Tap.attribute`."""
+        found = tap if isinstance(tap, Tap) else self.tap(tap)
+        return found.attribute(inputs, per=per, units=units, sites=sites, probability=probability, relax=relax)
+
     def __repr__(self) -> str:
         inputs = ", ".join(f"{entry.name} {_shape(entry.shape)}" for entry in self.inputs)
         return f"<Model {self.id}: {self.proto.tap_count} taps, input {inputs}, opset {self.proto.opset}>"
@@ -402,6 +530,11 @@ def _selections(
         else Selection(tap.display_name if isinstance(tap, Tap) else tap, reduce, site, top)
         for tap in each
     ]
+
+
+def _tap_names(taps: "str | Tap | Iterable[str | Tap]") -> list[str]:
+    each = [taps] if isinstance(taps, (str, Tap)) else list(taps)
+    return [tap.display_name if isinstance(tap, Tap) else tap for tap in each]
 
 
 def _dataset_name(dataset: str | Dataset) -> str:

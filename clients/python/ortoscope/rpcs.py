@@ -27,6 +27,8 @@ from ortoscope.v1 import (
     datasets_pb2_grpc,
     dissections_pb2,
     dissections_pb2_grpc,
+    gradients_pb2,
+    gradients_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
 )
@@ -56,6 +58,7 @@ class Rpcs:
         self._capabilities = stub(capabilities_pb2_grpc.CapabilitiesStub)
         self._datasets = stub(datasets_pb2_grpc.DatasetsStub)
         self._dissections = stub(dissections_pb2_grpc.DissectionsStub)
+        self._gradients = stub(gradients_pb2_grpc.GradientsStub)
         self._models = stub(models_pb2_grpc.ModelsStub)
         self._operations = stub(operations_pb2_grpc.OperationsStub)
 
@@ -183,6 +186,18 @@ class Rpcs:
     ) -> activations_pb2.ListUnitExamplesResponse:
         """Activations.ListUnitExamples."""
         return self._unary(self._activations.ListUnitExamples, request, self.timeouts.call)
+
+    # Gradients
+
+    def compute_gradient(self, request: gradients_pb2.ComputeGradientRequest) -> gradients_pb2.ComputeGradientResponse:
+        """Gradients.ComputeGradient."""
+        return self._unary(self._gradients.ComputeGradient, request, self.timeouts.compute)
+
+    def attribute_classes(
+        self, request: gradients_pb2.AttributeClassesRequest
+    ) -> gradients_pb2.AttributeClassesResponse:
+        """Gradients.AttributeClasses."""
+        return self._unary(self._gradients.AttributeClasses, request, self.timeouts.compute)
 
     # Dissections
 

@@ -1,8 +1,9 @@
 """Class attribution: how much of each class's score the parts of a layer account for, all classes at once.
 
-The attribution of class c to a selection S of a tap's elements is the sum over S of activation · d score_c / d activation: the
-linear approximation of Olah et al. 2018 ("The Building Blocks of Interpretability"). It is the derivative of the scores
-along the activation with everything outside S set to zero, so one run of the tangent graph gives all classes.
+The attribution of class c to a selection S of a tap's elements is the sum over S of activation times d score_c by d
+activation: the linear approximation of Olah et al. 2018 ("The Building Blocks of Interpretability"). It is the
+derivative of the scores along the activation with everything outside S set to zero, so one run of the tangent graph
+gives all classes.
 """
 
 import enum

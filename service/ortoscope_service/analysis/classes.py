@@ -30,7 +30,7 @@ class Classes:
     """The scores before the function that makes probabilities of them; its units are the classes, at one site."""
 
     probabilities: Tap | None
-    """The probabilities that the model itself computes, with the classes along the same axis; None if it computes none."""
+    """The probabilities that the model itself computes, shaped like the scores; None if it computes none."""
 
     labels: tuple[str, ...]
     """Name of every class by its index; empty if they are not known."""

@@ -1,9 +1,11 @@
 """Gradients of objectives: which numbers of a network are differentiated, and what is wanted of the result."""
 
+import abc
+import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -56,37 +58,38 @@ class Target:
         return part, _append_softmax(part, self.tap.unit_axis)
 
 
-class Objective(Protocol):
-    """A number that is computed for each item, linear in one tensor: it is differentiated there by hand."""
+@dataclass(frozen=True)
+class Objective(abc.ABC):
+    """A number that is computed for each item, linear in one tensor: so far it is differentiated by hand."""
 
     target: Target
     """The tensor."""
 
+    field: str = dataclasses.field(default="", kw_only=True)
+    """The request field that holds the objective."""
+
+    @abc.abstractmethod
     def check(self, shape: Sequence[int]) -> None:
-        """Refuses an objective that does not fit into a tensor of this shape, the batch axis left out."""
+        """Refuses an objective that does not fit a tensor of which one item has this shape."""
 
+    @abc.abstractmethod
     def cotangent(self, items: slice, shape: Sequence[int]) -> Array:
-        """The derivative of the number by the tensor, (items, ...) in the tensor's type; `shape` is that of one item."""
+        """The derivative of the number by the tensor, (items, ...) in its type; `shape` is that of one item."""
 
+    @abc.abstractmethod
     def value(self, items: slice, activation: Array) -> Array:
         """The number for each item, (items,) in the tensor's type."""
 
 
 @dataclass(frozen=True)
-class UnitObjective:
+class UnitObjective(Objective):
     """The activation of a unit at one site, or the score of a class."""
-
-    target: Target
-    """The tensor."""
 
     unit: int
     """The unit, from 0."""
 
     site: tuple[int, ...]
     """The index along each site axis; negative counts from the end."""
-
-    field: str = ""
-    """The request field that holds it."""
 
     def check(self, shape: Sequence[int]) -> None:
         """Refuses a unit or site outside the tensor.
@@ -100,27 +103,25 @@ class UnitObjective:
     def cotangent(self, items: slice, shape: Sequence[int]) -> Array:
         """1 at the unit and site, 0 elsewhere."""
         cotangent = _zeros(items, shape, self.target.tap)
-        units_first(cotangent, self.target.tap)[(slice(None), self.unit, *self.site)] = 1
+        units_first(cotangent, self.target.tap)[self._index] = 1
         return cotangent
 
     def value(self, items: slice, activation: Array) -> Array:  # noqa: ARG002 - the same for all items
         """The activation there."""
-        found: Array = units_first(activation, self.target.tap)[(slice(None), self.unit, *self.site)]
+        found: Array = units_first(activation, self.target.tap)[self._index]
         return found
+
+    @property
+    def _index(self) -> tuple[slice | int, ...]:
+        return (slice(None), self.unit, *self.site)
 
 
 @dataclass(frozen=True)
-class ChannelMeanObjective:
+class ChannelMeanObjective(Objective):
     """The mean of a unit's activation over all sites."""
-
-    target: Target
-    """The tensor."""
 
     unit: int
     """The unit, from 0."""
-
-    field: str = ""
-    """The request field that holds it."""
 
     def check(self, shape: Sequence[int]) -> None:
         """Refuses a unit outside the tensor, and a tensor without sites.
@@ -151,21 +152,16 @@ class ChannelMeanObjective:
         """The mean, accumulated in double precision."""
         maps = units_first(activation, self.target.tap)[:, self.unit]
         with np.errstate(all="ignore"):
-            return maps.reshape(len(maps), -1).mean(axis=1, dtype=np.float64).astype(activation.dtype)
+            means: Array = maps.reshape(len(maps), -1).mean(axis=1, dtype=np.float64).astype(activation.dtype)
+        return means
 
 
 @dataclass(frozen=True)
-class CotangentObjective:
+class CotangentObjective(Objective):
     """The sum over all elements of the activation times a given number."""
-
-    target: Target
-    """The tensor."""
 
     numbers: Array
     """(items, ...) or (...), in the tensor's type."""
-
-    field: str = ""
-    """The request field that holds it."""
 
     def check(self, shape: Sequence[int]) -> None:
         """Refuses numbers of another shape, and numbers that are not finite.
@@ -206,7 +202,8 @@ class CotangentObjective:
         with np.errstate(all="ignore"):
             # An infinite activation that does not count must not spoil the sum.
             products = np.where(numbers == 0, 0.0, np.multiply(activation, numbers, dtype=np.float64))
-            return products.reshape(len(activation), -1).sum(axis=1).astype(activation.dtype)
+            sums: Array = products.reshape(len(activation), -1).sum(axis=1).astype(activation.dtype)
+        return sums
 
     @property
     def _per_item(self) -> bool:
@@ -251,7 +248,7 @@ class Source:
     @classmethod
     def of_input(cls, spec: InputSpec) -> "Source":
         """An input: the units of a picture are its colours, those of a vector its features."""
-        axis = 1 if len(spec.shape) == 2 else 0  # noqa: PLR2004 - (items, features)
+        axis = 1 if len(spec.shape) == 2 else 0
         if spec.preprocessing is not None:
             axis = 1 if spec.preprocessing.layout == "nchw" else len(spec.shape) - 1
         return cls(spec.name, None, spec.name, axis, spec.shape, spec.data_type)
@@ -327,7 +324,8 @@ def reduce_gradient(gradient: Array, value: Array | None, source: Source, reduct
             product: Array = gradient * value
             return product
         products = np.moveaxis(np.multiply(gradient, value, dtype=np.float64), source.unit_axis, 1)
-        return products.reshape(*products.shape[:2], -1).sum(axis=2).astype(gradient.dtype)
+        sums: Array = products.reshape(*products.shape[:2], -1).sum(axis=2).astype(gradient.dtype)
+        return sums
 
 
 def require_units(source: Source, reduction: GradientReduction, *, field: str) -> None:
@@ -340,8 +338,8 @@ def require_units(source: Source, reduction: GradientReduction, *, field: str) -
         raise OrtoscopeError(
             Code.FAILED_PRECONDITION,
             "UNITS_UNKNOWN",
-            f"Which axis of the input '{source.tensor}' its units lie along is not known; ask for the gradient times the "
-            "input, and sum as its axes mean.",
+            f"It is not known along which axis of the input '{source.tensor}' its units lie; ask for the gradient "
+            "times the input, and sum as its axes mean.",
             field=field,
             metadata={"input": source.tensor},
         )

@@ -73,7 +73,7 @@ def dependent_values(graph: ir.Graph) -> set[ir.Value]:
     for node in graph:
         if node.op_type in {"Shape", "Size"}:
             continue
-        if any(value in dependent for value in _all_inputs(node)):
+        if any(value in dependent for value in captured_values(node)):
             dependent.update(node.outputs)
     return dependent
 
@@ -217,22 +217,28 @@ def einsum_terms(node: ir.Node) -> tuple[Sequence[str], str] | None:
     return left.split(","), result
 
 
-def _all_inputs(node: ir.Node) -> list[ir.Value | None]:
-    """Inputs of a node and everything that its subgraphs use."""
-    values = list(node.inputs)
+def subgraphs(node: ir.Node) -> list[ir.Graph]:
+    """The node's subgraphs: branches, or the body of a loop; not those within them."""
+    found: list[ir.Graph] = []
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            subgraphs: Sequence[ir.Graph] = [attribute.as_graph()]
+            found.append(attribute.as_graph())
         elif attribute.type == ir.AttributeType.GRAPHS:
-            subgraphs = attribute.as_graphs()
-        else:
-            continue
-        for subgraph in subgraphs:
-            for inner in ir.traversal.RecursiveGraphIterator(subgraph):
-                values.extend(inner.inputs)
-    return values
+            found.extend(attribute.as_graphs())
+    return found
+
+
+def captures(node: ir.Node) -> list[ir.Value]:
+    """Values from outside that the node's subgraphs use, however deep within, each once."""
+    direct = subgraphs(node)
+    if not direct:
+        return []
+    inside = [graph for subgraph in direct for graph in (subgraph, *subgraph.subgraphs())]
+    used = (value for graph in inside for inner in graph for value in inner.inputs)
+    own = {id(graph) for graph in inside}
+    return list(dict.fromkeys(value for value in used if value is not None and id(value.graph) not in own))
 
 
 def captured_values(node: ir.Node) -> list[ir.Value]:
-    """Values of the node's own graph that it uses: its inputs, and what its subgraphs capture."""
-    return [value for value in _all_inputs(node) if value is not None and value.graph is node.graph]
+    """All values that the node uses: its inputs, and what its subgraphs capture."""
+    return [*(value for value in node.inputs if value is not None), *captures(node)]

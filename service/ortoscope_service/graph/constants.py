@@ -48,6 +48,15 @@ def constant_ints(value: ir.Value | None) -> tuple[int, ...] | None:
     return tuple(int(number) for number in array.reshape(-1))
 
 
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all constants of a model, initializers and Constant nodes, those of subgraphs, too."""
+    initializers = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    nodes = (node for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.op_type == "Constant")
+    attributes = (node.attributes.get("value") for node in nodes)
+    tensors = (*initializers, *(attribute.as_tensor() for attribute in attributes if attribute is not None))
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
 def int_attribute(node: ir.Node, name: str, default: int) -> int:
     """An integer attribute of the node."""
     attribute = node.attributes.get(name)

@@ -8,6 +8,18 @@ import typer
 from ortoscope import __version__, models, operations
 from ortoscope.activations import Reduce
 from ortoscope.cli.activation_table import npz_bytes, standing_out
+from ortoscope.cli.arguments import (
+    DatasetOption,
+    FolderOption,
+    ImagesArgument,
+    ModelArgument,
+    NoWaitOption,
+    OperationArgument,
+    SplitOption,
+    TapOption,
+    read_site,
+)
+from ortoscope.cli.gradients import attribute, gradient
 from ortoscope.cli.results import check_output, finish
 from ortoscope.cli.session import FAILED, JsonOption, Options, TargetOption, session
 from ortoscope.cli.thresholds import read_thresholds
@@ -29,19 +41,6 @@ app = typer.Typer(
 )
 operations_app = typer.Typer(no_args_is_help=True, help="Look after the server's long-running operations.")
 app.add_typer(operations_app, name="operations")
-
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="NAME (its newest version) or NAME/VERSION.")]
-TapOption = Annotated[str, typer.Option("--tap", help="Any name of the tap, as `ortoscope taps MODEL` lists them.")]
-DatasetOption = Annotated[str, typer.Option("--dataset", help="Name of the dataset.")]
-FolderOption = Annotated[
-    Path | None,
-    typer.Option("-o", "--output", metavar="DIR", help="Folder for the result; new, empty, or an older result's."),
-]
-SplitOption = Annotated[
-    list[str] | None, typer.Option("--split", help="Only images of this split; may be given several times.")
-]
-NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="Print the operation's name and do not wait for it.")]
-OperationArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the operation: operations/ID or ID.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -65,6 +64,7 @@ def root(
     ortoscope models
     ortoscope taps efficientnet-lite0 --find blocks
     ortoscope activate efficientnet-lite0 cat.jpg --tap blocks.10
+    ortoscope gradient efficientnet-lite0 cat.jpg --class 281 -o saliency.png
     ortoscope dissect efficientnet-lite0 --tap blocks.10 --dataset broden -o out
 
     --target and --json may stand before or after the command.
@@ -150,10 +150,7 @@ def taps(
 def activate(
     context: typer.Context,
     model: ModelArgument,
-    images: Annotated[
-        list[str],
-        typer.Argument(metavar="IMAGE…", help="Pictures, .npy arrays, or images of a dataset (datasets/D/images/3)."),
-    ],
+    images: ImagesArgument,
     tap: Annotated[list[str], typer.Option("--tap", help="Any name of a tap; may be given several times.")],
     reduce: Annotated[
         Reduce, typer.Option("--reduce", help="What to compute from a map; `none` gives all of it.")
@@ -176,7 +173,7 @@ def activate(
     """
     with session(context, target, as_json) as run:
         version = run.scope.model(model)
-        found = version.activate(images, tap, reduce=reduce, site=_site(site), top=top)
+        found = version.activate(images, tap, reduce=reduce, site=read_site(site), top=top)
         if output is not None:
             write_file(output, npz_bytes(found.arrays()))
         if run.output.as_json:
@@ -192,6 +189,10 @@ def activate(
                 run.output.table(table)
         if output is not None:
             run.output.text(f"Saved {', '.join(found.arrays())} to {output}")
+
+
+app.command()(gradient)
+app.command()(attribute)
 
 
 @app.command()
@@ -372,10 +373,3 @@ def delete_operation(
         if run.output.as_json:
             run.output.json({})
         run.output.text(f"{operation.name}: deleted")
-
-
-def _site(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no site: write its index along each site axis, such as 3,4.") from None

@@ -34,6 +34,7 @@ class Builder:
         self._shapes: dict[ir.Value, ir.Value] = {}
         self._extents: dict[str, ir.Value] = {}
         self._free: dict[str, tuple[ir.Value, int]] = {}
+        self._outer: Builder | None = None
         for value in inputs:
             for axis, size in enumerate(known_extents(value) or ()):
                 if isinstance(size, str):
@@ -46,6 +47,13 @@ class Builder:
     @property
     def constants(self) -> Sequence[ir.Value]:
         return self._tape.initializers
+
+    def branch(self) -> "Builder":
+        """A builder for the inside of a subgraph: it sees the constants out here, and makes its own ones here."""
+        inner = Builder(self._taken, self._prefix)
+        inner._free = self._free
+        inner._outer = self
+        return inner
 
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         """Emits a node with one output and returns that; attributes that are None are left out."""
@@ -66,6 +74,8 @@ class Builder:
 
     def constant(self, array: npt.ArrayLike, data_type: ir.DataType | None = None) -> ir.Value:
         """A constant tensor; equal ones are one. `data_type` defaults to that of the array."""
+        if self._outer is not None:
+            return self._outer.constant(array, data_type)
         numbers = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
         if data_type is not None:
             numbers = numbers.astype(data_type.numpy())

@@ -122,8 +122,7 @@ def build_tangent(model: ir.Model, tensor: str, *, relaxations: Relaxations = NO
     equals = expand_functions(graph, builder, lambda node: _is_primitive(node, rules))
     infer_shapes(forward)
     placeholders = {end: _like(end, builder.unique_name("cotangent")) for end in ends}
-    gradient = differentiate(list(graph), placeholders, [tap], builder, rules, equals)[tap]
-    assert gradient is not None
+    gradient = differentiate(list(graph), placeholders, [tap], builder, rules, equals)[tap] or builder.zeros_like(tap)
     _append(graph, builder)
     tangent = _like(tap, TANGENT)
     inputs = list(graph.inputs)
@@ -134,13 +133,13 @@ def build_tangent(model: ir.Model, tensor: str, *, relaxations: Relaxations = NO
     linear = [node for node in graph if node in set(builder.nodes)]
     transposer = Builder(_names(graph), "tangent/", inputs)
     tangents = differentiate(linear, {gradient: tangent}, list(placeholders.values()), transposer, rule_for)
-    _append(graph, transposer)
     graph.outputs[:] = ends
     results = {}
     for end in ends:
-        end_tangent = tangents[placeholders[end]]
         results[names[end]] = end
-        results[tangent_name(names[end])] = end_tangent if end_tangent is not None else transposer.zeros_like(end)
+        results[tangent_name(names[end])] = tangents[placeholders[end]] or transposer.zeros_like(end)
+    _append(graph, transposer)
+    for end in ends:
         # What is left of the cotangent is its shape, which is the output's: the transpose does not depend on its value.
         placeholders[end].replace_all_uses_with(end)
     _set_interface(forward, [*inputs, tangent], results, transposer)

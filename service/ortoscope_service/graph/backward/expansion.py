@@ -1,15 +1,17 @@
-"""Operators that the ONNX standard defines as functions of simpler ones.
+"""Operators that are functions of simpler ones: those that the ONNX standard defines so, and recurrent layers.
 
 Such a node stays in the forward graph, where its own kernel is fast and its bits are those of the model; for
 differentiation it is doubled by its expansion. What the gradient does not need of the expansion falls away again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import onnx
 import onnx_ir as ir
 
+from ortoscope_service.graph.axes import RECURRENT, subgraphs
+from ortoscope_service.graph.backward import recurrence
 from ortoscope_service.graph.backward.builder import Builder
 
 Expansions = Mapping[ir.Value, ir.Value]
@@ -17,32 +19,59 @@ Expansions = Mapping[ir.Value, ir.Value]
 
 
 def expand_functions(graph: ir.Graph, builder: Builder, is_primitive: Callable[[ir.Node], bool]) -> Expansions:
-    """Doubles every node that is not primitive by the body that the standard gives it, in place, until all are.
+    """Doubles every node that is not primitive by simpler ones, in place, until all are; within subgraphs, too.
 
     Args:
         graph: The forward graph, with types and shapes.
-        builder: Gives names.
-        is_primitive: Whether a node needs no expansion. Nodes without a body are left alone.
+        builder: Gives names and constants.
+        is_primitive: Whether a node needs no expansion; a recurrent layer always does. Nodes that are not functions are
+            left alone.
 
     Returns:
         For every output of an expanded node the value that equals it. It may belong to an expanded node itself.
     """
     equals: dict[ir.Value, ir.Value] = {}
     opset = graph.opset_imports[""]
-    pending = [node for node in graph if not node.domain and not is_primitive(node)]
+    pending = [node for node in _all_nodes(graph) if _is_to_expand(node, is_primitive)]
     while pending:
         node = pending.pop()
-        body = _body(node, opset)
-        if body is None:
+        expanded = _steps(node, builder) if node.op_type in RECURRENT else _function(node, opset, builder)
+        if expanded is None:
             continue
-        nodes, outputs = _inline(node, body, builder)
-        graph.insert_before(node, nodes)
-        for own, expanded in zip(node.outputs, outputs, strict=False):
-            expanded.shape = own.shape.copy() if own.shape is not None else None
-            expanded.type = own.type
-            equals[own] = expanded
-        pending.extend(inner for inner in nodes if not inner.domain and not is_primitive(inner))
+        nodes, outputs = expanded
+        assert node.graph is not None
+        node.graph.insert_before(node, nodes)
+        for own, expanded_output in zip(node.outputs, outputs, strict=False):
+            expanded_output.shape = own.shape.copy() if own.shape is not None else None
+            expanded_output.type = own.type
+            equals[own] = expanded_output
+        pending.extend(inner for inner in _all_nodes(nodes) if _is_to_expand(inner, is_primitive))
+    for constant in builder.constants:
+        graph.register_initializer(constant)
     return equals
+
+
+def _is_to_expand(node: ir.Node, is_primitive: Callable[[ir.Node], bool]) -> bool:
+    return not node.domain and (node.op_type in RECURRENT or not is_primitive(node))
+
+
+def _all_nodes(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
+    """Nodes, and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for subgraph in subgraphs(node):
+            yield from ir.traversal.RecursiveGraphIterator(subgraph)
+
+
+def _steps(node: ir.Node, builder: Builder) -> tuple[Sequence[ir.Node], Sequence[ir.Value]] | None:
+    inner = builder.branch()
+    outputs = recurrence.expand(node, inner)
+    return None if outputs is None else (inner.nodes, outputs)
+
+
+def _function(node: ir.Node, opset: int, builder: Builder) -> tuple[Sequence[ir.Node], Sequence[ir.Value]] | None:
+    body = _body(node, opset)
+    return None if body is None else _inline(node, body, builder)
 
 
 def _body(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
@@ -63,7 +92,8 @@ def _body(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
                 version, _standalone(node).SerializeToString(), types
             )
             body = onnx.FunctionProto.FromString(data)
-        if body.node:
+        # Inlining would have to follow captured values into subgraphs, which few bodies have.
+        if body.node and not any(attribute.HasField("g") for inner in body.node for attribute in inner.attribute):
             return body
     return None
 
@@ -91,7 +121,11 @@ def _inline(node: ir.Node, body: onnx.FunctionProto, builder: Builder) -> tuple[
         values[formal] = node.inputs[position] if position < len(node.inputs) else None
     nodes = []
     for inner in function:
-        attributes = [attribute for attribute in map(lambda a: _resolved(a, node, function), inner.attributes.values()) if attribute]
+        attributes = [
+            attribute
+            for attribute in map(lambda a: _resolved(a, node, function), inner.attributes.values())
+            if attribute
+        ]
         copy = ir.Node(
             inner.domain,
             inner.op_type,

@@ -14,10 +14,15 @@ import onnx_ir as ir
 from ortoscope_service.graph.backward.builder import Builder, data_type, known_extents, static_shape
 from ortoscope_service.graph.constants import int_attribute, ints_attribute
 
-_MADE_BLOCKED = frozenset({"AveragePool", "Conv", "MaxPool"})
-_KEPT_BLOCKED = frozenset({"Add", "Clip", "HardSigmoid", "Mul", "Relu", "Resize", "Sigmoid", "Tanh"})
+_MADE_BLOCKED = frozenset({"AveragePool", "MaxPool"})
+_KEPT_BLOCKED = frozenset(
+    {"Add", "BatchNormalization", "Clip", "Dropout", "HardSigmoid", "Identity", "Mul", "Relu", "Resize", "Sigmoid", "Sum", "Tanh"}
+)
 _CHANNEL_MULTIPLE = 4
-"""The layout is used for channels of a multiple of this number."""
+"""The layout takes channels of a multiple of this number, and fills them up to blocks."""
+
+_BLOCK = 16
+"""Channels of a block, with AVX-512; 8 with less."""
 
 _KEY = "ortoscope.blocked"
 
@@ -49,16 +54,34 @@ def is_blocked(value: ir.Value) -> bool:
         node = value.producer()
         if node is None or node.domain:
             known = False
-        elif node.op_type in _MADE_BLOCKED:
-            known = True
-        else:
-            first = node.inputs[0] if node.inputs else None
-            others = node.inputs[1:] if node.op_type in {"Add", "Mul"} else ()
-            known = node.op_type in _KEPT_BLOCKED and all(
-                operand is not None and is_blocked(operand) for operand in (first, *others)
+        elif node.op_type == "Conv":
+            known = _convolves_blocked(node)
+        elif node.op_type == "Concat":
+            known = int_attribute(node, "axis", 0) == 1 and all(
+                part is not None and is_blocked(part) and channel_count(part) % _BLOCK == 0 for part in node.inputs
             )
+        elif node.op_type in _MADE_BLOCKED:
+            known = can_be_blocked(value)
+        else:
+            operands = node.inputs if node.op_type in {"Add", "Mul", "Sum"} else node.inputs[:1]
+            known = node.op_type in _KEPT_BLOCKED and all(value is not None and is_blocked(value) for value in operands)
         value.meta[_KEY] = known
     return known
+
+
+def _convolves_blocked(node: ir.Node) -> bool:
+    """Whether the provider runs a convolution in the layout; groups must be of one channel or of whole blocks."""
+    weight = node.inputs[1]
+    shape = static_shape(weight) if weight is not None else None
+    if shape is None or len(shape) != 4 or data_type(node.outputs[0]) not in {ir.DataType.FLOAT, ir.DataType.DOUBLE}:
+        return False
+    group = int_attribute(node, "group", 1)
+    outputs, inputs = shape[:2]
+    if group == 1:
+        return inputs < _BLOCK or inputs % _CHANNEL_MULTIPLE == 0
+    if inputs == 1 and outputs == group:
+        return outputs % _CHANNEL_MULTIPLE == 0
+    return inputs % _BLOCK == 0 and (outputs // group) % _BLOCK == 0
 
 
 def scaled(b: Builder, value: ir.Value, channels: int, factor: float, offset: float = 0.0) -> ir.Value:

@@ -2,11 +2,12 @@
 
 import logging
 
-import onnx
+import numpy as np
 import onnx_ir as ir
 from onnx import version_converter
 
 from ortoscope_service.errors import invalid
+from ortoscope_service.graph.constants import constant_array, string_attribute
 from ortoscope_service.graph.loading import infer_shapes
 
 _log = logging.getLogger(__name__)
@@ -14,6 +15,9 @@ _log = logging.getLogger(__name__)
 MINIMUM = 20
 """The oldest opset that rules know: axes of reductions are inputs (18), Pad and Resize have axes (18, 19), GridSample
 takes any rank (20)."""
+
+_RESIZE_HAS_MODES = 11
+"""The opset in which Resize got attributes for how coordinates are transformed and rounded."""
 
 
 def modernize(model: ir.Model) -> ir.Model:
@@ -42,5 +46,38 @@ def modernize(model: ir.Model) -> ir.Model:
             opset=model.graph.opset_imports[""],
         ) from error
     modern = ir.from_proto(converted)
+    if model.graph.opset_imports[""] < _RESIZE_HAS_MODES:
+        for node in list(ir.traversal.RecursiveGraphIterator(modern.graph)):
+            if node.op_type == "Resize" and not node.domain:
+                _say_how_to_resize(node)
     infer_shapes(modern)
     return modern
+
+
+def _say_how_to_resize(node: ir.Node) -> None:
+    """Gives a Resize of opset 10, or an Upsample, the modes that it had before there were attributes for them.
+
+    ONNX leaves both to the defaults of opset 11, which mean something else. Nearest meant rounding down where an axis
+    is enlarged and up where it is reduced, as ONNX Runtime has it; what does both, or may do so, becomes two nodes.
+    """
+    attributes = {
+        "mode": string_attribute(node, "mode", "nearest"),
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
+    scales = node.inputs[2]
+    known = np.asarray(constant_array(scales), np.float64)
+    if attributes["mode"] == "nearest" and np.all(known <= 1):
+        attributes["nearest_mode"] = "ceil"
+    elif attributes["mode"] == "nearest" and not np.all(known >= 1):
+        # Unknown scales are not a number, and so on neither side.
+        one = ir.node("Constant", [], {"value_float": 1.0})
+        up, down = ir.node("Max", [scales, one.outputs[0]]), ir.node("Min", [scales, one.outputs[0]])
+        larger = ir.node("Resize", [node.inputs[0], None, up.outputs[0]], attributes)
+        assert node.graph is not None
+        node.graph.insert_before(node, [one, up, down, larger])
+        node.replace_input_with(0, larger.outputs[0])
+        node.replace_input_with(2, down.outputs[0])
+        attributes["nearest_mode"] = "ceil"
+    for name, value in attributes.items():
+        node.attributes.add(ir.AttrString(name, value))

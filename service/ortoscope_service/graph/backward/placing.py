@@ -77,15 +77,26 @@ def add_at(
     """Zeros of a shape and of a value's type, with updates added along an axis, however often an index occurs.
 
     ScatterND would do without an index for every element, but ONNX Runtime adds there in parallel without a lock, so
-    that updates of the same element get lost. It has no sums of half precision either.
+    that updates of the same element get lost.
     """
-    half = data_type(like) in _HALF
-    if half:
-        updates = b.op("Cast", updates, to=ir.DataType.FLOAT)
-    zero = b.constant(0, ir.DataType.FLOAT) if half else b.number(0, like)
-    zeros = b.op("Expand", zero, listed(b, shape))
-    total = b.op("ScatterElements", zeros, indices, updates, axis=axis, reduction="add")
-    return b.op("Cast", total, to=data_type(like)) if half else total
+    single = in_single(b, updates, like)
+    zeros = b.op("Expand", single_number(b, 0, like), listed(b, shape))
+    return as_type_of(b, b.op("ScatterElements", zeros, indices, single, axis=axis, reduction="add"), like)
+
+
+def in_single(b: Builder, value: ir.Value, like: ir.Value) -> ir.Value:
+    """A value of another's type, in single precision if that is half: ONNX Runtime adds up no halves."""
+    return b.op("Cast", value, to=ir.DataType.FLOAT) if data_type(like) in _HALF else value
+
+
+def single_number(b: Builder, number: float, like: ir.Value) -> ir.Value:
+    """A constant scalar of the type that `in_single` gives."""
+    return b.constant(np.asarray(number), ir.DataType.FLOAT if data_type(like) in _HALF else data_type(like))
+
+
+def as_type_of(b: Builder, value: ir.Value, like: ir.Value) -> ir.Value:
+    """The inverse of `in_single`."""
+    return b.op("Cast", value, to=data_type(like)) if data_type(like) in _HALF else value
 
 
 def put_back(

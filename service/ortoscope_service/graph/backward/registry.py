@@ -1,15 +1,22 @@
 """The registry of rules: how each operator passes a cotangent from its outputs back to its inputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from ortoscope_service.errors import Code, OrtoscopeError
+from ortoscope_service.graph.axes import captures
 from ortoscope_service.graph.backward.builder import Builder
 
 Gradients = Mapping[int, ir.Value | None]
-"""Cotangents of a node's inputs by position; None, or no entry, where it is zero."""
+"""Cotangents of a node's operands by position; None, or no entry, where it is zero."""
+
+Walk = Callable[
+    [Sequence[ir.Node], Mapping[ir.Value, ir.Value], Collection[ir.Value], Builder],
+    Mapping[ir.Value, ir.Value | None],
+]
+"""`walker.differentiate` with its rules: nodes, seeds, what to differentiate by, where to emit."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +30,18 @@ class Call:
     """The cotangent of each output, None where it is zero; at least one is not. Each has its output's shape and type."""
 
     wanted: frozenset[int]
-    """Positions of the inputs whose cotangents are asked for; others would be thrown away."""
+    """Positions of the operands whose cotangents are asked for; others would be thrown away."""
 
     b: Builder
     """Where to emit nodes."""
+
+    walk: Walk
+    """Differentiates the nodes of a subgraph by the rules that hold around it."""
+
+    @property
+    def operands(self) -> tuple[ir.Value | None, ...]:
+        """The inputs, followed by what the node's subgraphs capture."""
+        return (*self.node.inputs, *captures(self.node))
 
     @property
     def x(self) -> ir.Value:
@@ -118,7 +133,6 @@ ZERO_DERIVATIVE = frozenset(
         "NonZero",
         "NonMaxSuppression",
         "Not",
-        "OneHot",
         "Or",
         "RandomNormalLike",
         "RandomUniformLike",

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
-from ortoscope_service.graph.axes import captured_values
+from ortoscope_service.graph.axes import captured_values, captures
 from ortoscope_service.graph.backward import layout
 from ortoscope_service.graph.backward.builder import Builder
 from ortoscope_service.graph.backward.registry import ZERO_DERIVATIVE, Call, Rule, unsupported
@@ -47,6 +47,15 @@ def differentiate(
     Raises:
         OrtoscopeError: `UNSUPPORTED_GRADIENT` (UNIMPLEMENTED), before anything is emitted where an operator has no rule.
     """
+
+    def walk(
+        inner: Sequence[ir.Node],
+        inner_seeds: Mapping[ir.Value, ir.Value],
+        sources: Collection[ir.Value],
+        inner_builder: Builder,
+    ) -> Mapping[ir.Value, ir.Value | None]:
+        return differentiate(inner, inner_seeds, sources, inner_builder, rules, equals)
+
     active = active_values(nodes, with_respect_to)
     path = _between(nodes, seeds, active, equals)
     for node in path:
@@ -69,10 +78,11 @@ def differentiate(
             continue
         rule = rules(node)
         assert rule is not None
-        wanted = frozenset(position for position, value in enumerate(node.inputs) if value in active)
-        gradients = rule(Call(node, cotangents, wanted, builder))
+        operands = (*node.inputs, *captures(node))
+        wanted = frozenset(position for position, value in enumerate(operands) if value in active)
+        gradients = rule(Call(node, cotangents, wanted, builder, walk))
         for position in sorted(wanted):
-            gradient, value = gradients.get(position), node.inputs[position]
+            gradient, value = gradients.get(position), operands[position]
             if gradient is not None and value is not None:
                 _describe(gradient, value)
                 pending[value].append(gradient)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx_ir as ir
+
 from ortoscope_service.errors import Code, OrtoscopeError
 from ortoscope_service.graph.loading import load_model, serialize
 from ortoscope_service.graph.slicing import expose
@@ -37,12 +39,21 @@ def expose_file(source: Path, taps: Sequence[str], output: Path) -> Exposed:
         OrtoscopeError: As `load_model` and `resolve_tap` raise; `OUTPUT_NOT_WRITABLE` (FAILED_PRECONDITION).
     """
     model = load_model(source)
-    known = find_taps(model)
-    plain = {value.name for node in model.graph for value in node.outputs}
-    tensors = tuple(name if name in plain else resolve_tap(known, name).tensor for name in taps)
+    tensors = tuple(find_tensor(model, name) for name in taps)
     exposed = expose(model, tensors)
     replace_file(output, serialize(exposed))
     return Exposed(tensors, tuple(spec.name for spec in describe_outputs(exposed)))
+
+
+def find_tensor(model: ir.Model, name: str) -> str:
+    """The tensor of a name: any that a node of the main graph makes by its own, or a tap by any of its names.
+
+    Raises:
+        OrtoscopeError: As `resolve_tap` raises.
+    """
+    if any(value.name == name for node in model.graph for value in node.outputs):
+        return name
+    return resolve_tap(find_taps(model), name).tensor
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -1,6 +1,6 @@
 """What the inputs of a model hold, and numbers to try it with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,13 +96,18 @@ def describe_inputs(
 
 def describe_outputs(model: ir.Model) -> tuple[OutputSpec, ...]:
     """The outputs as the graph states them."""
+    return describe_values(model.graph.outputs)
+
+
+def describe_values(values: Iterable[ir.Value]) -> tuple[OutputSpec, ...]:
+    """Name, type and shape of each value as the graph states them."""
     return tuple(
         OutputSpec(
             value.name or "",
             data_type_of(value),
             tuple(extent if isinstance(extent, int) else -1 for extent in extents(value) or ()),
         )
-        for value in model.graph.outputs
+        for value in values
     )
 
 

@@ -69,12 +69,12 @@ class OnboardingReport:
             lines.append(f"  from       {self.source_digest}")
         lines += [f"  opset      {manifest.opset}", f"  batch      {self.batch}", ""]
         lines += [*(f"!! {warning}" for warning in self.warnings), ""] if self.warnings else []
-        lines += _table("inputs", [(s.name, s.data_type, _shape(s.shape), s.kind) for s in manifest.inputs])
-        lines += _table("outputs", [(s.name, s.data_type, _shape(s.shape)) for s in manifest.outputs])
+        lines += table("inputs", [(s.name, s.data_type, shape_text(s.shape), s.kind) for s in manifest.inputs])
+        lines += table("outputs", [(s.name, s.data_type, shape_text(s.shape)) for s in manifest.outputs])
         lines += self._preprocessing_lines(manifest)
         if self.activity is not None:
             lines += ["units", f"  {_activity(self.activity)}", ""]
-        lines += _table(f"taps ({len(manifest.taps)})", [_TAP_HEADER, *map(_tap_row, manifest.taps)])
+        lines += table(f"taps ({len(manifest.taps)})", [_TAP_HEADER, *map(_tap_row, manifest.taps)])
         notes = [note for note in manifest.notes if note not in self.warnings]
         if notes:
             lines += ["notes", *(f"  ! {note}" for note in notes), ""]
@@ -128,7 +128,7 @@ class OnboardingReport:
             rows = [
                 (p.photo, p.class_label or f"class {p.class_index}", f"{p.probability:.2f}") for p in self.predictions
             ]
-            lines += ["", *_table("what the model sees", rows)]
+            lines += ["", *table("what the model sees", rows)]
         elif lines:
             lines.append("")
         return lines
@@ -158,7 +158,7 @@ def _trials(verdict: Verdict, *, classifier: bool) -> list[str]:
         )
         for trial in verdict.trials
     ]
-    return _table("conventions tried", rows)[:-1]
+    return table("conventions tried", rows)[:-1]
 
 
 def _activity(activity: Activity) -> str:
@@ -180,21 +180,22 @@ def _tap_row(tap: Tap) -> tuple[str, ...]:
     return (
         tap.display_name,
         tap.operator,
-        _shape(tap.shape),
+        shape_text(tap.shape),
         str(tap.unit_count or "?"),
         str(tap.unit_axis),
-        _shape(tuple(tap.shape[axis] for axis in tap.site_axes)) if tap.site_axes else "-",
+        shape_text(tuple(tap.shape[axis] for axis in tap.site_axes)) if tap.site_axes else "-",
         tap.tensor if tap.tensor != tap.display_name else "",
         ", ".join(remarks),
     )
 
 
-def _shape(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
+    """Extents as people write them: "n x 3 x 224 x 224", n where one is free."""
     return " x ".join("n" if extent < 0 else str(extent) for extent in shape) or "scalar"
 
 
-def _table(title: str, rows: Sequence[Sequence[str]]) -> list[str]:
-    """A title, rows in aligned columns, an empty line."""
+def table(title: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table: a title, rows in aligned columns, an empty line."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [title, *(f"  {line}" for line in lines), ""]

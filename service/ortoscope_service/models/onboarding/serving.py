@@ -101,6 +101,26 @@ def serve_bound(original: ir.Model, content: bytes, wishes: Wishes, why: str) ->
     return Served(original, content, batch, inputs, find_taps(original), original, content, what, note)
 
 
+def free_batch(model: ir.Model) -> tuple[ir.Model, str]:
+    """A model with a free batch if its outputs pass the check on random inputs, else as it is; and that in words.
+
+    Raises:
+        OrtoscopeError: As `describe_inputs` raises.
+    """
+    rewrite = make_batch_symbolic(model)
+    bound = rewrite.fixed_batch
+    if not bound:
+        return model, "as in the file"
+    feeds = random_feeds(rewrite.model, describe_inputs(rewrite.model), ITEMS)
+    check = check_batch(rewrite.model, (), feeds, reference=model, reference_batch=bound)
+    if not check.passed:
+        return model, f"{bound}, as in the file: a free batch did not pass the check ({check.detail})"
+    return rewrite.model, (
+        f"free; the file was bound to {bound}, which was rewritten, verified: the same per item at batch {bound} and "
+        f"{ITEMS} (largest relative difference {check.largest_difference:.1g})"
+    )
+
+
 def loadable(model: ir.Model, content: bytes) -> bytes:
     """The file itself if it is complete and ONNX Runtime can load it, else the repaired model, all in one file.
 

@@ -2,13 +2,32 @@
 
 from ortoscope_service.graph.backward.rules import (
     activations,
+    control_flow,
     convolution,
     elementwise,
     indexing,
     linear,
     pooling,
+    recurrent,
     reductions,
+    resizing,
+    sampling,
     shapes,
+    softmax,
 )
 
-__all__ = ["activations", "convolution", "elementwise", "indexing", "linear", "pooling", "reductions", "shapes"]
+__all__ = [
+    "activations",
+    "control_flow",
+    "convolution",
+    "elementwise",
+    "indexing",
+    "linear",
+    "pooling",
+    "recurrent",
+    "reductions",
+    "resizing",
+    "sampling",
+    "shapes",
+    "softmax",
+]

@@ -13,25 +13,12 @@ import numpy as np
 import onnx_ir as ir
 
 from ortoscope_service.graph.backward.builder import Builder, data_type
+from ortoscope_service.graph.backward.gates import SLOPE
 from ortoscope_service.graph.backward.layout import blocked, channel_count, scaled
 from ortoscope_service.graph.backward.rules.phases import Axis, interleave
 
-SLOPE = 2.0**127
-"""Slope of a comparison; its reciprocal, 6e-39, is below the smallest normal number of float32."""
-
 _FAR = 2.0**100
 """What lifts a position outside of the input above any activation."""
-
-
-def is_positive(b: Builder, value: ir.Value, channels: int) -> ir.Value:
-    """1 where a value that is never negative is positive, else 0."""
-    return b.op("Clip", scaled(b, value, channels, SLOPE), b.number(0, value), b.number(1, value))
-
-
-def is_inside(b: Builder, value: ir.Value, channels: int, low: float, high: float) -> ir.Value:
-    """1 where low < value < high, else 0, for a value within [low, high]."""
-    above = scaled(b, value, channels, 1.0, -low) if low else value
-    return is_positive(b, b.op("Mul", scaled(b, value, channels, -1.0, high), above), channels)
 
 
 def max_pool_gradient(b: Builder, x: ir.Value, y: ir.Value, g: ir.Value, axes: Sequence[Axis]) -> ir.Value:
@@ -106,21 +93,23 @@ def _is_maximum(
     b: Builder, x: ir.Value, y: ir.Value, channels: int, axes: Sequence[Axis], position: int, tap: int
 ) -> ir.Value:
     """1 where the element under a tap equals the window's maximum, else 0."""
-    axis = axes[position]
-    pads = (axis.pad, axis.end_pad)
-    reference = y
-    outside = tap < axis.pad or axis.stride * (axis.windows - 1) + tap - axis.pad >= axis.extent
-    if outside:
-        # A position of the padding reads as 0 and could equal the maximum; there, the reference is out of reach.
-        shape = [1, 1, 1, 1]
-        shape[2 + position] = axis.extent
-        other = axes[1 - position]
-        shape[3 - position] = other.windows if position == 0 else other.extent
-        ones = b.op("Expand", b.constant(np.ones(shape), data_type(x)), _batch_shape(b, x))
-        border = _pick(b, ones, channels, position, axis.kernel, tap, -_FAR, pads, axis.stride, offset=_FAR, group=1)
-        reference = b.op("Add", border, y)
-    below = b.op("Add", _pick(b, x, channels, position, axis.kernel, tap, -1.0, pads, axis.stride), reference)
-    return b.op("HardSigmoid", below, alpha=-SLOPE, beta=1.0)
+    axis, other = axes[position], axes[1 - position]
+    offset = tap - axis.pad
+    places = offset + axis.stride * np.arange(axis.windows)
+    outside = (places < 0) | (places >= axis.extent)
+    if outside.any():
+        # The padding reads as 0, which could be the maximum; there, the maximum is put out of reach.
+        across = other.windows if position == 0 else other.extent
+        far = outside.reshape(1, 1, -1, 1) if position == 0 else outside.reshape(1, 1, 1, -1)
+        along = [axis.windows, across] if position == 0 else [across, axis.windows]
+        border = b.op("Expand", b.constant(far, data_type(x)), _batch_shape(b, x, along))
+        y = b.op("Add", b.op("Conv", border, b.constant(np.full((channels, 1, 1, 1), _FAR), data_type(x))), y)
+    before = max(0, -offset)
+    # No more taps than needed: of those up to the tap, or as many as make the windows end with the last one.
+    kernel = max(max(0, offset) + 1, axis.extent + before - axis.stride * axis.windows + 1)
+    after = max(0, axis.stride * (axis.windows - 1) + kernel - before - axis.extent)
+    picked = _pick(b, x, channels, position, kernel, max(0, offset), -1.0, (before, after), axis.stride)
+    return b.op("HardSigmoid", b.op("Add", picked, y), alpha=-SLOPE, beta=1.0)
 
 
 def _pick(
@@ -133,28 +122,18 @@ def _pick(
     factor: float,
     pads: tuple[int, int],
     stride: int,
-    *,
-    offset: float = 0.0,
-    group: int | None = None,
 ) -> ir.Value:
-    """factor * (what one tap of a window reads) + offset, for windows along one spatial axis."""
+    """What one tap of a window reads times a factor, for windows along one spatial axis."""
     weight = np.zeros((channels, 1, kernel))
     weight[:, :, tap] = factor
     shaped = weight.reshape(channels, 1, *((kernel, 1) if position == 0 else (1, kernel)))
     begin, end, strides = [0, 0], [0, 0], [1, 1]
     begin[position], end[position], strides[position] = *pads, stride
-    bias = b.constant(np.full(channels, offset), data_type(value)) if offset else None
     return b.op(
-        "Conv",
-        value,
-        b.constant(shaped, data_type(value)),
-        bias,
-        group=channels if group is None else group,
-        pads=[*begin, *end],
-        strides=strides,
+        "Conv", value, b.constant(shaped, data_type(value)), group=channels, pads=[*begin, *end], strides=strides
     )
 
 
-def _batch_shape(b: Builder, value: ir.Value) -> ir.Value:
-    """The shape (batch, 1, 1, 1)."""
-    return b.op("Concat", b.extent(value, 0), b.ints([1, 1, 1]), axis=0)
+def _batch_shape(b: Builder, value: ir.Value, extents: Sequence[int]) -> ir.Value:
+    """The shape (batch, 1, row, column)."""
+    return b.op("Concat", b.extent(value, 0), b.ints([1, *extents]), axis=0)

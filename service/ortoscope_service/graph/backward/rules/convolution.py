@@ -7,17 +7,24 @@ import numpy as np
 import onnx_ir as ir
 
 from ortoscope_service.graph.backward.builder import Builder, data_type, rank, static_shape
+from ortoscope_service.graph.backward.placing import cut, flip
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
-from ortoscope_service.graph.backward.rules.windows import Window, crop, framed, sliding_windows
+from ortoscope_service.graph.backward.rules.windows import (
+    Window,
+    convolution_windows,
+    crop,
+    framed,
+    transposed_windows,
+)
 from ortoscope_service.graph.backward.sizes import Size, extent, listed
 from ortoscope_service.graph.constants import int_attribute
 
 
 @rule("Conv")
 def conv(call: Call) -> Gradients:
-    """The input gets the transposed convolution of the cotangent; weights and bias get what they were multiplied with."""
+    """The input gets the transposed convolution of the cotangent; weights and bias get what they met."""
     weight, group = call.input(1), int_attribute(call.node, "group", 1)
-    windows = sliding_windows(call.b, call.node, call.x, call.y, _weight_shape(call)[2:])
+    windows = convolution_windows(call, _weight_shape(call)[2:])
     gradients: dict[int, ir.Value | None] = {}
     if 0 in call.wanted:
         gradients[0] = input_gradient(call.b, call.g, weight, group, windows)
@@ -32,10 +39,10 @@ def conv(call: Call) -> Gradients:
 def conv_transpose(call: Call) -> Gradients:
     """It is the gradient of a convolution, so its gradient is that convolution, with the same weights."""
     b, weight, group = call.b, call.input(1), int_attribute(call.node, "group", 1)
-    windows = sliding_windows(b, call.node, call.y, call.x, _weight_shape(call)[2:])
+    windows = transposed_windows(call, _weight_shape(call)[2:])
     gradients: dict[int, ir.Value | None] = {}
     if 0 in call.wanted:
-        gradients[0] = _convolve(b, call.g, weight, group, windows)
+        gradients[0] = _convolved(b, call.g, weight, group, windows)
     if 1 in call.wanted:
         gradients[1] = _weight_gradient(b, call.g, call.x, weight, group, windows)
     if 2 in call.wanted:
@@ -73,13 +80,8 @@ def input_gradient(b: Builder, g: ir.Value, weight: ir.Value, group: int, window
             pads=pads,
             dilations=[window.dilation for window in windows],
         )
-    return crop(
-        b,
-        whole,
-        [window.axis for window, frame in zip(windows, frames, strict=True) if not frame.fits],
-        [frame.start for frame in frames if not frame.fits],
-        [window.extent for window, frame in zip(windows, frames, strict=True) if not frame.fits],
-    )
+    cropped = [index for index, frame in enumerate(frames) if not frame.fits]
+    return crop(b, whole, [windows[index] for index in cropped], [frames[index].start for index in cropped])
 
 
 def spread(b: Builder, value: ir.Value, channels: int, strides: Sequence[int], zeros: Sequence[int]) -> ir.Value:
@@ -92,7 +94,7 @@ def spread(b: Builder, value: ir.Value, channels: int, strides: Sequence[int], z
 
 @dataclass(frozen=True)
 class _Frame:
-    """What to put around spread values along one axis, so that a convolution of stride 1 gives the input's positions."""
+    """What to put around spread values along one axis, so that a convolution gives the input's positions."""
 
     zeros: int
     """Zeros after the last value, fewer than the stride."""
@@ -140,10 +142,7 @@ def _turned(b: Builder, weight: ir.Value, group: int) -> ir.Value:
         turned = b.op("Transpose", turned, perm=[0, 2, 1, *(axis + 1 for axis in spatial)])
         turned = b.op("Reshape", turned, b.ints([group * inputs, per_group, *kernel]))
     axes = [axis for axis, taps in zip(spatial, kernel, strict=True) if taps > 1]
-    if axes:
-        backwards = b.ints([-1] * len(axes))
-        turned = b.op("Slice", turned, backwards, b.ints([-(2**63)] * len(axes)), b.ints(axes), backwards)
-    return turned
+    return flip(b, turned, axes) if axes else turned
 
 
 def _weight_gradient(
@@ -174,13 +173,13 @@ def _weight_gradient(
         pads=pads,
     )
     turned = b.op("Transpose", gradient, perm=[1, 0, *spatial])
-    return crop(b, turned, spatial, [0] * len(spatial), kernel)
+    return cut(b, turned, spatial, [0] * len(spatial), kernel)
 
 
-def _convolve(b: Builder, x: ir.Value, weight: ir.Value, group: int, windows: Sequence[Window]) -> ir.Value:
+def _convolved(b: Builder, x: ir.Value, weight: ir.Value, group: int, windows: Sequence[Window]) -> ir.Value:
     """The convolution with these windows."""
     framed_x, pads = framed(b, x, windows)
-    y = b.op(
+    return b.op(
         "Conv",
         framed_x,
         weight,
@@ -189,7 +188,6 @@ def _convolve(b: Builder, x: ir.Value, weight: ir.Value, group: int, windows: Se
         dilations=[window.dilation for window in windows],
         pads=pads,
     )
-    return y
 
 
 def _bias_gradient(call: Call) -> ir.Value:

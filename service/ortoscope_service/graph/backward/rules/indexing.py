@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ortoscope_service.graph.backward.builder import Builder, data_type, rank, same_shape
+from ortoscope_service.graph.backward.builder import Builder, data_type, rank, same_shape, static_shape
 from ortoscope_service.graph.backward.placing import add_at, cut, flip, put_back, widen
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
 from ortoscope_service.graph.backward.rules.shapes import normal_axis
@@ -54,32 +54,32 @@ def slice_(call: Call) -> Gradients:
 
 
 def _stretches(call: Call) -> list[_Stretch]:
-    b, count = call.b, call.input(1).shape[0] if call.input(1).shape is not None else None
-    axes = constant_ints(call.optional_input(3))
-    if call.optional_input(3) is None and isinstance(count, int):
-        axes = tuple(range(count))
-    steps = constant_ints(call.optional_input(4))
+    b, starts = call.b, call.input(1)
+    axes, steps = constant_ints(call.optional_input(3)), constant_ints(call.optional_input(4))
+    if call.optional_input(3) is None and (shape := static_shape(starts)) is not None:
+        axes = tuple(range(*shape))
     if call.optional_input(4) is None:
         steps = (1,) * len(axes or ())
     if axes is None or steps is None:
         raise call.refuse("with computed axes or steps")
     stretches = []
-    for start, axis, step in zip(elements(b, call.input(1), len(axes)), axes, steps, strict=True):
-        axis %= rank(call.x)
-        lowest = _lowest(b, start, step, extent(b, call.x, axis), extent(b, call.y, axis))
-        stretches.append(_Stretch(axis, lowest, abs(step), step < 0))
+    for start, axis, step in zip(elements(b, starts, len(axes)), axes, steps, strict=True):
+        place = axis % rank(call.x)
+        lowest = _lowest(b, start, step, extent(b, call.x, place), extent(b, call.y, place))
+        stretches.append(_Stretch(place, lowest, abs(step), step < 0))
     return stretches
 
 
 def _lowest(b: Builder, start: Size, step: int, whole: Size, part: Size) -> Size:
     """The first position, in the order of storage, that a slice takes."""
+    from_end = plus(b, start, whole)
     if isinstance(start, int):
-        start = start if start >= 0 else plus(b, start, whole)
+        first = start if start >= 0 else from_end
     else:
-        start = b.op("Where", b.op("Less", start, b.ints([0])), plus(b, start, whole), start)
+        first = b.op("Where", b.op("Less", start, b.ints([0])), listed(b, [from_end]), start)
     if step < 0:
-        start = plus(b, smaller(b, start, plus(b, whole, -1)), times(b, plus(b, part, -1), step))
-    return smaller(b, larger(b, start, 0), whole)
+        first = plus(b, smaller(b, first, plus(b, whole, -1)), times(b, plus(b, part, -1), step))
+    return smaller(b, larger(b, first, 0), whole)
 
 
 def _spread(call: Call, gradient: ir.Value, stretches: list[_Stretch]) -> ir.Value:

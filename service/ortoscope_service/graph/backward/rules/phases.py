@@ -186,11 +186,14 @@ def _all_phases_at_once(
     for axis in axes:
         own = [axis.pads(phase) for phase in range(axis.stride) if axis.taps(phase)]
         pads.append((max(begin for begin, _ in own), max(end for _, end in own)))
+    lengths = [sum(pad) - axis.phase_length + axis.windows + 1 for axis, pad in zip(axes, pads, strict=True)]
     kernels = []
     for combination in combinations:
         taps = [axis.taps(phase) for axis, phase in zip(axes, combination, strict=True)]
         kernels.append(_phase_kernel(b, swapped, (channels, shape[1]), axes, taps, pads))
-    together = _convolved(b, g, b.op("Concat", *kernels, axis=0), 1, axes, pads)
+    kernel = b.op("Concat", *kernels, axis=0)
+    kernel.shape = ir.Shape([channels * len(combinations), shape[1], *lengths])
+    together = _convolved(b, g, kernel, 1, axes, pads)
     parts = b.ops("Split", together, b.ints([channels] * len(combinations)), outputs=len(combinations), axis=1)
     return interleave(b, dict(zip(combinations, parts, strict=True)), axes, g, channels)
 
@@ -257,4 +260,6 @@ def _phase_kernel(
             parts = [b.constant(np.zeros([*extents[:index], n, *extents[index + 1 :]]), data_type(swapped)) for n in missing]
             kernel = b.op("Concat", *([parts[0]] if before else []), kernel, *([parts[1]] if missing[1] else []), axis=index)
             extents[index] = length
+    if kernel is not swapped or kernel.shape is None:
+        kernel.shape = ir.Shape(extents)
     return kernel

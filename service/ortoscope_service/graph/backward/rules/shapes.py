@@ -1,6 +1,8 @@
 """Operators that regroup, permute, repeat, join, part and pad elements without changing them."""
 
+import math
 from collections.abc import Sequence
+from typing import Literal, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -17,9 +19,10 @@ from ortoscope_service.graph.backward.sizes import (
     listed,
     minus,
     plus,
-    times,
 )
 from ortoscope_service.graph.constants import constant_ints, int_attribute, ints_attribute, string_attribute
+
+_CopyingMode = Literal["edge", "reflect", "wrap"]
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -116,6 +119,30 @@ def _regrouped(b: Builder, value: ir.Value, shape: Sequence[Size], groups: Seque
     return b.op("Reshape", swapped, listed(b, shape), allowzero=1)
 
 
+@rule("Col2Im")
+def col2im(call: Call) -> Gradients:
+    """Every column gets the cotangents at the elements of the image that its block lay on."""
+    b, node = call.b, call.node
+    image, block = constant_ints(call.input(1)), constant_ints(call.input(2))
+    if image is None or block is None:
+        raise call.refuse("with computed shapes")
+    axes = len(image)
+    pads = ints_attribute(node, "pads") or (0,) * (2 * axes)
+    strides, dilations = (ints_attribute(node, name) or (1,) * axes for name in ("strides", "dilations"))
+    padded = [sum(sizes) for sizes in zip(image, pads[:axes], pads[axes:], strict=True)]
+    places = np.zeros((1, 1), np.int64)
+    for size, taps, stride, dilation in zip(padded, block, strides, dilations, strict=True):
+        starts = np.arange(0, size - dilation * (taps - 1), stride)
+        along = np.arange(taps)[:, None] * dilation + starts
+        # Taps of all axes so far are rows, positions of the block are columns.
+        grown = places[:, None, :, None] * size + along[:, None, :]
+        places = grown.reshape(len(places) * taps, -1)
+    batch, channels = extent(b, call.y, 0), extent(b, call.y, 1)
+    spread = widen(b, call.g, range(2, 2 + axes), pads[:axes], pads[axes:])
+    flat = b.op("Reshape", spread, listed(b, [batch, channels, math.prod(padded)]), allowzero=1)
+    return {0: b.reshape_like(b.op("Gather", flat, b.constant(places.ravel()), axis=2), call.x)}
+
+
 @rule("Pad")
 def pad(call: Call) -> Gradients:
     """Copies are added to what they are copies of, the rest of the padding is cut off.
@@ -143,11 +170,14 @@ def pad(call: Call) -> Gradients:
 
 def _unpadded(call: Call, axes: Sequence[int], before: Sequence[Size], after: Sequence[Size]) -> ir.Value:
     b, gradient = call.b, call.g
-    starts = [larger(b, amount, 0) for amount in before]
-    ends = [minus(b, extent(b, call.y, axis), larger(b, amount, 0)) for axis, amount in zip(axes, after, strict=True)]
-    gradient = cut(b, gradient, axes, starts, ends)
-    gained = [[larger(b, minus(b, 0, amount), 0) for amount in amounts] for amounts in (before, after)]
-    return widen(b, gradient, axes, *gained)
+    added = [[larger(b, amount, 0) for amount in amounts] for amounts in (before, after)]
+    lost = [[larger(b, minus(b, 0, amount), 0) for amount in amounts] for amounts in (before, after)]
+    padded = [index for index in range(len(axes)) if not (added[0][index] == 0 == added[1][index])]
+    if padded:
+        starts = [added[0][index] for index in padded]
+        ends = [minus(b, extent(b, call.y, axes[index]), added[1][index]) for index in padded]
+        gradient = cut(b, gradient, [axes[index] for index in padded], starts, ends)
+    return widen(b, gradient, axes, *lost)
 
 
 def _over_padding(call: Call) -> ir.Value:
@@ -183,7 +213,7 @@ def _folded_axis(
         if before == after == 0:
             return gradient
         kept = np.arange(max(-before, 0), whole - max(-after, 0))
-        positions = np.pad(kept, (max(before, 0), max(after, 0)), mode=mode)
+        positions = np.pad(kept, (max(before, 0), max(after, 0)), mode=cast("_CopyingMode", mode))
         return put_back(b, gradient, like, shape, axis, positions.tolist())
     numbers = b.op("Range", b.constant(0), b.op("Squeeze", listed(b, [whole])), b.constant(1))
     copies = b.op("Pad", numbers, listed(b, [before, after]), mode=mode)
@@ -192,4 +222,5 @@ def _folded_axis(
 
 def normal_axis(call: Call, default: int = 0) -> int:
     """The node's attribute `axis`, counted from the front."""
-    return int_attribute(call.node, "axis", default) % rank(call.x)
+    axis = int_attribute(call.node, "axis", default)
+    return axis if axis >= 0 else axis + rank(call.x)

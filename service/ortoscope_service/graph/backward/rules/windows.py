@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ortoscope_service.graph.backward.placing import cut, widen
 from ortoscope_service.graph.backward.builder import Builder
-from ortoscope_service.graph.backward.rules.shapes import widen
-from ortoscope_service.graph.backward.sizes import Size, extent, larger, listed, minus, plus, quotient, times
-from ortoscope_service.graph.constants import ints_attribute, string_attribute
+from ortoscope_service.graph.backward.registry import Call
+from ortoscope_service.graph.backward.sizes import Size, extent, larger, minus, plus, quotient, times
+from ortoscope_service.graph.constants import int_attribute, ints_attribute, string_attribute
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class Window:
     """Distance of neighbouring taps."""
 
     begin: Size
-    """Positions before the first that the first window covers; negative if it does not cover the first."""
+    """Positions of padding before the first."""
 
     end: Size
-    """Positions that are padded after the last. The last window may not reach so far, or farther in `ceil_mode`."""
+    """Positions of padding after the last. The last window may end before them or, in `ceil_mode`, after them."""
 
     extent: Size
-    """Positions of what the windows slide over."""
+    """Positions of what the windows slide over, without padding."""
 
     count: Size
     """Number of windows."""
@@ -44,68 +45,117 @@ class Window:
         """Positions from the first to the last that a window covers."""
         return self.dilation * (self.kernel - 1) + 1
 
+    @property
+    def still(self) -> bool:
+        """Whether there is a window of one tap for every position."""
+        return self.kernel == self.stride == 1
 
-def sliding_windows(
-    b: Builder, node: ir.Node, over: ir.Value, counted: ir.Value, kernel: Sequence[int]
-) -> list[Window]:
-    """Reads the attributes of a convolution or pool.
 
-    Args:
-        b: Where to emit arithmetic with extents that are not known.
-        node: The node.
-        over: What its windows slide over.
-        counted: What has one position per window.
-        kernel: Taps of the window by spatial axis.
+def convolution_windows(call: Call, kernel: Sequence[int]) -> list[Window]:
+    """The windows of a convolution.
+
+    Raises:
+        OrtoscopeError: `UNSUPPORTED_GRADIENT`: dilations together with SAME padding, which ONNX Runtime refuses, too.
     """
-    ones = (1,) * len(kernel)
-    strides = ints_attribute(node, "strides") or ones
-    dilations = ints_attribute(node, "dilations") or ones
-    pads = ints_attribute(node, "pads") or (0,) * (2 * len(kernel))
-    mode = string_attribute(node, "auto_pad", "NOTSET")
+    return _windows(call, kernel, shrinks=True)
+
+
+def pool_windows(call: Call) -> list[Window]:
+    """The windows of a pool.
+
+    Raises:
+        OrtoscopeError: `UNSUPPORTED_GRADIENT`: SAME padding together with dilations or with gaps between windows, where
+            ONNX Runtime does otherwise than the standard says.
+    """
+    return _windows(call, ints_attribute(call.node, "kernel_shape") or (), shrinks=False)
+
+
+def _windows(call: Call, kernel: Sequence[int], *, shrinks: bool) -> list[Window]:
+    b, mode = call.b, string_attribute(call.node, "auto_pad", "NOTSET")
+    strides, dilations, pads = _attributes(call.node, len(kernel))
     windows = []
     for index, (taps, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
-        whole, count = extent(b, over, index + 2), extent(b, counted, index + 2)
+        axis = index + 2
+        whole, count = extent(b, call.x, axis), extent(b, call.y, axis)
         begin: Size = pads[index]
         end: Size = pads[index + len(kernel)]
         if mode == "VALID":
             begin = end = 0
         elif mode in {"SAME_UPPER", "SAME_LOWER"}:
-            reach = dilation * (taps - 1) + 1
-            total: Size = reach - 1
+            if dilation > 1:
+                raise call.refuse(f"with the auto_pad {mode!r} and dilations")
+            total: Size = taps - 1
             if stride > 1:
-                total = larger(b, 0, minus(b, plus(b, times(b, count, stride), reach - stride), whole))
-            half = quotient(b, total, 2)
-            begin, end = half, minus(b, total, half)
-            if mode == "SAME_LOWER":
-                begin, end = end, begin
-        windows.append(Window(index + 2, taps, stride, dilation, begin, end, whole, count))
+                total = minus(b, plus(b, times(b, count, stride), taps - stride), whole)
+                if taps < stride and (not isinstance(total, int) or total < 0):
+                    if not shrinks:
+                        raise call.refuse(f"with the auto_pad {mode!r} and strides that exceed the kernel")
+                    total = larger(b, 0, total)
+            begin, end = halves(b, total, lower=mode == "SAME_LOWER")
+        windows.append(Window(axis, taps, stride, dilation, begin, end, whole, count))
     return windows
 
 
-def framed(b: Builder, value: ir.Value, windows: Sequence[Window]) -> tuple[ir.Value, list[int]]:
-    """Makes what windows slide over ready for a convolution with explicit pads.
+def transposed_windows(call: Call, kernel: Sequence[int]) -> list[Window]:
+    """The windows of the convolution whose transpose a transposed convolution is: they slide over its output.
 
-    Returns:
-        The value, with a frame or without margins where the pads of a convolution cannot express it, and the pads.
+    Raises:
+        OrtoscopeError: `UNSUPPORTED_GRADIENT`: an output that is larger than what the windows cover.
     """
+    b, mode = call.b, string_attribute(call.node, "auto_pad", "NOTSET")
+    strides, dilations, pads = _attributes(call.node, len(kernel))
+    added = ints_attribute(call.node, "output_padding") or (0,) * len(kernel)
+    sizes = ints_attribute(call.node, "output_shape")
+    windows = []
+    for index, (taps, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
+        axis, reach = index + 2, dilation * (taps - 1) + 1
+        whole, count = extent(b, call.y, axis), extent(b, call.x, axis)
+        begin: Size = pads[index]
+        end: Size = pads[index + len(kernel)]
+        same = mode in {"SAME_UPPER", "SAME_LOWER"}
+        if sizes or same:
+            total: Size = reach + added[index] - stride
+            if sizes:
+                total = plus(b, times(b, count, stride), total, -sizes[index - len(kernel)])
+            if isinstance(total, int) and total < 0:
+                raise call.refuse("with an output larger than what its windows cover")
+            begin, end = halves(b, total, lower=mode != "SAME_UPPER")
+        elif mode == "VALID":
+            begin = end = 0
+        windows.append(Window(axis, taps, stride, dilation, begin, end, whole, count))
+    return windows
+
+
+def _attributes(node: ir.Node, spatial: int) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    """Strides, dilations and pads."""
+    strides = ints_attribute(node, "strides") or (1,) * spatial
+    dilations = ints_attribute(node, "dilations") or (1,) * spatial
+    return strides, dilations, ints_attribute(node, "pads") or (0,) * (2 * spatial)
+
+
+def halves(b: Builder, total: Size, *, lower: bool) -> tuple[Size, Size]:
+    """Parts a padding, an odd position going before or after."""
+    half = quotient(b, total, 2)
+    rest = minus(b, total, half)
+    return (rest, half) if lower else (half, rest)
+
+
+def framed(b: Builder, value: ir.Value, windows: Sequence[Window]) -> tuple[ir.Value, list[int]]:
+    """What windows slide over, padded as far as attributes cannot say it, and the pads that are left for attributes."""
     pads = [0] * (2 * len(windows))
-    axes: list[int] = []
-    before: list[Size] = []
-    after: list[Size] = []
+    computed = []
     for index, window in enumerate(windows):
-        begin, end = window.begin, window.end
-        if isinstance(begin, int) and isinstance(end, int) and begin >= 0 and end >= 0:
-            pads[index], pads[index + len(windows)] = begin, end
+        if isinstance(window.begin, int) and isinstance(window.end, int):
+            pads[index], pads[index + len(windows)] = window.begin, window.end
         else:
-            axes.append(window.axis)
-            before.append(begin)
-            after.append(end)
-    return widen(b, value, axes, before, after), pads
+            computed.append(window)
+    axes = [window.axis for window in computed]
+    return widen(b, value, axes, [window.begin for window in computed], [window.end for window in computed]), pads
 
 
-def crop(b: Builder, value: ir.Value, axes: Sequence[int], starts: Sequence[Size], lengths: Sequence[Size]) -> ir.Value:
-    """A part of a value along some axes."""
-    if not axes:
+def crop(b: Builder, value: ir.Value, windows: Sequence[Window], starts: Sequence[Size]) -> ir.Value:
+    """The positions that windows slide over, out of a value in which they begin at `starts`."""
+    if not windows:
         return value
-    ends = [plus(b, start, length) for start, length in zip(starts, lengths, strict=True)]
-    return b.op("Slice", value, listed(b, starts), listed(b, ends), b.ints(axes))
+    ends = [plus(b, start, window.extent) for start, window in zip(starts, windows, strict=True)]
+    return cut(b, value, [window.axis for window in windows], starts, ends)
