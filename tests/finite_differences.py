@@ -62,12 +62,16 @@ def node_model(
     return inferred
 
 
+def evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
+    """ONNX's reference evaluator of a model, with the operators that it gets wrong corrected."""
+    return ReferenceEvaluator(model, new_ops=[*CORRECTED, *RECURRENT])
+
+
 def evaluate(model: onnx.ModelProto | bytes, feeds: Arrays) -> dict[str, Array]:
-    """All outputs, by ONNX's reference evaluator, with the operators that it gets wrong corrected."""
+    """All outputs, by the reference evaluator."""
     proto = onnx.ModelProto.FromString(model) if isinstance(model, bytes) else model
-    evaluator = ReferenceEvaluator(proto, new_ops=[*CORRECTED, *RECURRENT])
     taken = {value.name for value in proto.graph.input}
-    values = evaluator.run(None, {name: value for name, value in feeds.items() if name in taken})
+    values = evaluator(proto).run(None, {name: value for name, value in feeds.items() if name in taken})
     return dict(zip((value.name for value in proto.graph.output), values, strict=True))
 
 
@@ -218,7 +222,7 @@ def _exposing(model: onnx.ModelProto, tap: str) -> onnx.ModelProto:
 
 
 def _moved(model: onnx.ModelProto, tap: str, feeds: Arrays, along: Arrays, step: float) -> Array:
-    moved = {name: value + step * along[name] if name in along else value for name, value in feeds.items()}
+    moved = {name: np.asarray(value + step * along[name]) if name in along else value for name, value in feeds.items()}
     return evaluate(_exposing(model, tap), moved)[tap]
 
 
@@ -227,15 +231,24 @@ def _tangent(model: onnx.ModelProto, tap: str, feeds: Arrays, source: str, along
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.output[:]
-    copy.graph.output.append(helper.make_tensor_value_info(tap, TensorProto.DOUBLE, None))
+    # A Loop's outputs have no shape but the declared one.
+    declared = [value for value in model.graph.output if value.name == tap]
+    copy.graph.output.extend(declared or [helper.make_tensor_value_info(tap, TensorProto.DOUBLE, None)])
     start = f"{source}_copied"
-    for node in copy.graph.node:
-        for position, name in enumerate(node.input):
-            if name == source:
-                node.input[position] = start
+    uses = _redirect(copy.graph, source, start)
     copy.graph.node.insert(0, helper.make_node("Identity", [source], [start], name="copy_of_the_input"))
     loaded = load_model(copy.SerializeToString())
-    if not any(start in node.input for node in copy.graph.node):
+    if not uses:
         return np.zeros_like(evaluate(_exposing(model, tap), feeds)[tap])
     results = evaluate(serialize(build_tangent(loaded, start)), {**feeds, "tangent": along})
     return results[f"tangent.{tap}"]
+
+
+def _redirect(graph: onnx.GraphProto, source: str, target: str) -> int:
+    """Gives all nodes, within subgraphs, too, one tensor in place of another; how often it was used."""
+    uses = 0
+    for node in graph.node:
+        uses += list(node.input).count(source)
+        node.input[:] = [target if name == source else name for name in node.input]
+        uses += sum(_redirect(attribute.g, source, target) for attribute in node.attribute if attribute.HasField("g"))
+    return uses

@@ -118,4 +118,5 @@ def differences(function: Callable[[Array], Array], point: Array, step: float = 
 def softmax(scores: Array) -> Array:
     """Along the last axis."""
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    shares: Array = powers / powers.sum(axis=-1, keepdims=True)
+    return shares

@@ -2,8 +2,8 @@
 
 As of onnx 1.22 its MaxPool of stride 1 reads pads in another order, AveragePool in `ceil_mode` and LpPool misplace the
 padding or count it, SAME_LOWER is taken for SAME_UPPER, GlobalMaxPool knows two spatial axes alone, and ConvTranspose
-fails with several output channels per group. Its Erf, and with it Gelu, rounds to float32, and its Mean does not
-broadcast. Each operator here says what the standard says, tap by tap; `test_reference_operators.py` holds them against
+fails with several output channels per group. Its Erf, and with it Gelu, rounds to float32, its Mean does not
+broadcast, and its LRN normalizes as many channels as there are items in the batch. Each operator here says what the standard says, tap by tap; `test_reference_operators.py` holds them against
 ONNX Runtime.
 """
 
@@ -291,6 +291,27 @@ class Mean(OpRun):
         return (np.asarray(total / len(operands), operands[0].dtype),)
 
 
+class LRN(OpRun):
+    """Division by a power of the mean square over neighbouring channels."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(
+        self,
+        x: Array,
+        alpha: float | None = None,
+        beta: float | None = None,
+        bias: float | None = None,
+        size: int | None = None,
+    ) -> tuple[Array]:
+        width = size or 1
+        squares = np.pad(x**2, [(0, 0), ((width - 1) // 2, width // 2), *[(0, 0)] * (x.ndim - 2)])
+        total = sum(squares[:, offset : offset + x.shape[1]] for offset in range(width))
+        power = 0.75 if beta is None else beta
+        base = (1 if bias is None else bias) + (1e-4 if alpha is None else alpha) / width * total
+        return ((x / base**power).astype(x.dtype),)
+
+
 class GatherElements(OpRun):
     """Elements picked along an axis; the indices may be fewer than the data along the other axes."""
 
@@ -392,6 +413,7 @@ CORRECTED = (
     Erf,
     Gelu,
     Mean,
+    LRN,
     GatherElements,
     Pad,
     GridSample,

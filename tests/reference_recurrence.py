@@ -1,8 +1,8 @@
 """Recurrent layers and loops in NumPy, as the ONNX standard describes them, for ONNX's reference evaluator.
 
-Its own LSTM, GRU and RNN (onnx 1.23) ignore sequence lengths, clipping, coupled gates and most activation functions, its
-Scan knows neither axes nor directions, and its Loop joins what it should stack. Layers are computed item by item and
-step by step here; `test_recurrent.py` holds them against ONNX Runtime.
+Its own LSTM, GRU and RNN (onnx 1.23) ignore sequence lengths, clipping, coupled gates and most activation functions,
+its Scan knows neither axes nor directions, and its Loop joins what it should stack. Layers are computed item by item
+and step by step here; `test_recurrent.py` holds them against ONNX Runtime.
 """
 
 import math
@@ -42,7 +42,7 @@ def _activation(name: str, alphas: Iterator[float], betas: Iterator[float]) -> A
             return lambda x: np.where(x < 0, alpha * x, x)
         case "elu":
             alpha = next(alphas, 1.0)
-            return lambda x: np.where(x < 0, alpha * np.expm1(x), x)
+            return lambda x: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x)
         case "thresholdedrelu":
             alpha = next(alphas)
             return lambda x: np.where(x > alpha, x, 0)
@@ -87,10 +87,7 @@ def gru_step(
     wb, rb = (weights[name].reshape(3, units) for name in ("Wb", "Rb"))
     update = f(np.clip(w[0] @ x + r[0] @ hidden + wb[0] + rb[0], -clip, clip))
     reset = f(np.clip(w[1] @ x + r[1] @ hidden + wb[1] + rb[1], -clip, clip))
-    if options["linear_before_reset"]:
-        past = reset * (r[2] @ hidden + rb[2])
-    else:
-        past = r[2] @ (reset * hidden) + rb[2]
+    past = reset * (r[2] @ hidden + rb[2]) if options["linear_before_reset"] else r[2] @ (reset * hidden) + rb[2]
     new = g(np.clip(w[2] @ x + past + wb[2], -clip, clip))
     return ((1 - update) * new + update * hidden,)
 
@@ -121,8 +118,8 @@ def run_layer(operator: str, inputs: Sequence[Array | None], attributes: Mapping
         attributes: As the operator has them; those that are None are not set.
 
     Returns:
-        For each state, hidden first: (step, direction, batch, unit), and (direction, batch, unit) after the last step; or
-        with the batch first, if the attribute `layout` says so.
+        For each state, hidden first: (step, direction, batch, unit), and (direction, batch, unit) after the last step;
+        or with the batch first, if the attribute `layout` says so.
     """
     step, gates, state_count, default = STEPS[operator]
     x, w, r, b, lengths, *initial = [*inputs, *[None] * (8 - len(inputs))]
@@ -169,10 +166,18 @@ def run_layer(operator: str, inputs: Sequence[Array | None], attributes: Mapping
 class _Layer(OpRun):
     op_domain: ClassVar[str] = ""
 
-    def _run(self, *inputs: Array | None, **attributes: Any) -> tuple[Array, ...]:
+    def _run(self, *inputs: Array | None, **attributes: Any) -> tuple[Array | None, ...]:
         records = run_layer(type(self).__name__, inputs, attributes)
         states = len(records) // 2
-        return tuple([records[0], *records[states:]][: len(self.onnx_node.output)])
+        # The evaluator would take what it is given for an output without a name for inputs without a name.
+        return tuple(
+            value if name else None
+            for name, value in zip(self.onnx_node.output, [records[0], *records[states:]], strict=False)
+        )
+
+    def _check_and_fix_outputs(self, res: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Lets None pass."""
+        return res
 
 
 class LSTM(_Layer):
@@ -214,7 +219,7 @@ class Scan(OpRun):
         flags = attributes["scan_output_directions"] or [0] * len(written)
         axes = attributes["scan_output_axes"] or [0] * len(written)
         for record, flag, axis in zip(written, flags, axes, strict=True):
-            states.append(np.stack(record[::-1] if flag else record, axis))
+            states.append(np.stack(record[::-1] if flag else record, axis) if record else np.zeros(0))
         return tuple(states)
 
 
@@ -230,7 +235,7 @@ class Loop(OpRun):
     def _run(
         self,
         most: Array | None,
-        condition: Array | None,
+        condition: Array | None = None,
         *states: Array,
         context: Mapping[str, Array] | None = None,
         **attributes: Any,
@@ -245,7 +250,7 @@ class Loop(OpRun):
             for record, value in zip(written, outputs[1 + len(states) :], strict=True):
                 record.append(value)
             step += 1
-        return (*values, *(np.stack(record) for record in written))
+        return (*values, *(np.stack(record) if record else np.zeros(0) for record in written))
 
 
 RECURRENT = (LSTM, GRU, RNN, Scan, Loop)

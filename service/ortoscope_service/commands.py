@@ -22,7 +22,7 @@ from ortoscope_service.errors import OrtoscopeError, invalid
 
 if TYPE_CHECKING:
     from ortoscope_service.models.manifest import Channels
-    from ortoscope_service.models.onboarding import OnboardingReport
+    from ortoscope_service.models.onboarding import GradientFile, OnboardingReport
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,19 +71,29 @@ class ColorOrderOption(StrEnum):
 ModelsOption = Annotated[
     Path, typer.Option("--models", metavar="DIR", help="Folder of model packages. Made if it is not there.")
 ]
+RelaxOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="A deliberate departure from the true gradient: redirected_relu, guided, deconvolution, "
+        "averaged_max_pool or l2_max_pool. Repeatable. Default: none, the true gradient.",
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print exactly one JSON object on stdout, and nothing else there.")
 ]
 
 
-class _SpacedNumbers(TyperCommand):
-    """Takes `--mean 123.675 116.28 103.53` for `--mean 123.675,116.28,103.53`; likewise --std."""
+class _LenientOptions(TyperCommand):
+    """Takes `--mean 123.675 116.28 103.53` for `--mean 123.675,116.28,103.53`, also --std; and --backward alone."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         joined: list[str] = []
-        for arg in args:
+        for arg, following in zip(args, [*args[1:], "--"], strict=True):
             if len(joined) > 1 and joined[-2] in {"--mean", "--std"} and _NUMBER.fullmatch(arg):
                 joined[-1] += f",{arg}"
+            elif arg == "--backward" and following.startswith("-"):
+                joined.append("--backward=")
             else:
                 joined.append(arg)
         return super().parse_args(ctx, joined)
@@ -104,7 +114,7 @@ def _command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
                 sys.stderr.write("interrupted\n")
                 raise typer.Exit(130) from None
 
-        app.command(name, cls=_SpacedNumbers)(run)
+        app.command(name, cls=_LenientOptions)(run)
         return function
 
     return register
@@ -241,6 +251,22 @@ def prepare(
             "photos of scikit-image, if that is installed (ortoscope[demo]).",
         ),
     ] = None,
+    backward: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[TAP]",
+            help="Keep the backward graph of a tap beside the model, compared with finite differences; of all outputs "
+            "if no tap is named (then write it last). Repeatable.",
+        ),
+    ] = None,
+    backward_graph: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TAP=FILE.onnx",
+            help="Keep a backward graph of your own, such as a training framework's export, if it passes the same "
+            "comparison. Repeatable.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a model package from any bare ONNX file, verify every guess, and report.
@@ -248,6 +274,10 @@ def prepare(
     Says whether the **preprocessing** is *verified*, *ambiguous* or *not verified*, with the figures: a wrong input
     range gives nonsense without any error. A batch size that is fixed in the file is made free, and proven by running
     batches of 1 and 3. The report lists every *tap*: the tensors inside the network that can be asked for.
+
+    A **backward graph** takes the model's inputs and `cotangent`, shaped like the tap; it gives `activation`, the tap's
+    value, and `gradient.<input>` for every float input, with a free batch and standard operators alone. One that does
+    not agree with finite differences of the model is refused, with the figures.
     """
     from ortoscope_service.models.onboarding import prepare as onboard  # noqa: PLC0415
     from ortoscope_service.models.repository import ModelRepository  # noqa: PLC0415
@@ -266,6 +296,8 @@ def prepare(
             layout=cast("Literal['nchw', 'nhwc'] | None", layout and layout.value),
             size=_size(size),
             images=images,
+            backward=backward or (),
+            backward_graphs=[_tap_and_file(given) for given in backward_graph or ()],
             progress=tell,
         )
     _print_report(report, as_json=as_json)
@@ -289,6 +321,65 @@ def expose(
         _print_json({"taps": dict(zip(tap, exposed.tensors, strict=True)), "outputs": list(exposed.outputs)})
     else:
         sys.stdout.write(f"{output}: outputs {', '.join(exposed.outputs)}\n")
+
+
+@_command("backward")
+def backward(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The ONNX file.")],
+    tap: Annotated[
+        str, typer.Option(metavar="T", help="What is differentiated: a tap by any of its names, or any tensor.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="Where to write.")],
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TENSOR",
+            help="Where the gradient is wanted: an input, a tap, or any tensor before T. Repeatable. Default: all "
+            "float inputs.",
+        ),
+    ] = None,
+    relax: RelaxOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the backward graph of a tap: an ONNX file that computes gradients, for any runtime, with no framework.
+
+    It takes the model's inputs and `cotangent`, shaped like the tap, and gives `activation`, the tap's value, and
+    `gradient.<input>`, the gradient of the sum of *cotangent times activation*. For the gradient of one unit, give a
+    cotangent that is 1 there and 0 elsewhere:
+
+        ortoscope-server backward net.onnx --tap blocks.10 -o backward.onnx
+
+    A batch size that is fixed in MODEL.onnx is made free, and verified. An operator without a gradient between the tap
+    and the input is refused, by name.
+    """
+    from ortoscope_service.models.onboarding import backward_file  # noqa: PLC0415
+
+    with _telling() as tell:
+        written = backward_file(model, tap, output, at=at or (), relax=relax or (), progress=tell)
+    _print_gradient_file(output, written, as_json=as_json)
+
+
+@_command("tangent")
+def tangent(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The ONNX file.")],
+    tap: Annotated[str, typer.Option(metavar="T", help="What is moved: a tap by any of its names, or any tensor.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="Where to write.")],
+    relax: RelaxOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the tangent graph from a tap: how all outputs move when the tap does, in one run.
+
+    It takes the model's inputs and `tangent`, shaped like the tap, and gives every output that depends on the tap and,
+    for each, `tangent.<output>`: its derivative along the tangent. With the tap's own value as the tangent, at some
+    units and sites, that is *activation times gradient* of all classes at once:
+
+        ortoscope-server tangent net.onnx --tap blocks.10 -o tangent.onnx
+    """
+    from ortoscope_service.models.onboarding import tangent_file  # noqa: PLC0415
+
+    with _telling() as tell:
+        written = tangent_file(model, tap, output, relax=relax or (), progress=tell)
+    _print_gradient_file(output, written, as_json=as_json)
 
 
 @_command("zoo")
@@ -401,6 +492,18 @@ def _channels(given: list[str] | None, option: str) -> "Channels | None":
     return numbers[0], numbers[1], numbers[2]
 
 
+def _tap_and_file(given: str) -> tuple[str, Path]:
+    """A tap, whose name may hold any character, and a file, parted by the last sign of equality."""
+    tap, _, file = given.rpartition("=")
+    if not tap or not file:
+        raise invalid(
+            "INVALID_BACKWARD_GRAPH",
+            f"--backward-graph takes a tap and a file, such as blocks.10=backward.onnx; it was given '{given}'.",
+            backward_graph=given,
+        )
+    return tap, Path(file)
+
+
 def _size(given: str | None) -> tuple[int, int] | None:
     """Height and width: one number for both, or HxW."""
     if given is None:
@@ -422,6 +525,13 @@ def _print_report(report: "OnboardingReport", *, as_json: bool) -> None:
         sys.stdout.write(report.render())
     for warning in report.warnings:
         sys.stderr.write(f"warning: {warning}\n")
+
+
+def _print_gradient_file(output: Path, written: "GradientFile", *, as_json: bool) -> None:
+    if as_json:
+        _print_json({"file": str(output), **written.to_json()})
+    else:
+        sys.stdout.write(f"{output}: {written.render()}")
 
 
 def _print_json(value: object) -> None:

@@ -327,6 +327,35 @@ def test_the_mean_over_no_sites_is_refused(repository: ModelRepository) -> None:
     assert caught.value.reason == "EMPTY_TAP"
 
 
+def renamed(model: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
+    """The model with one of its tensors under another name."""
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+    for value in model.graph.input:
+        value.name = new if value.name == old else value.name
+    return model
+
+
+@pytest.mark.parametrize("name", ["activation", "cotangent", "tangent", "gradient.x"])
+def test_a_tensor_called_like_one_of_a_backward_graph_is_told_apart(repository: ModelRepository, name: str) -> None:
+    version = add_model(repository, "m", renamed(dense_classifier(), "hidden", name))
+    _, gradients = gradient_of(version, class_objective(version, 3), {"x": X})
+    close(gradients["x"], JACOBIAN[:, :, 3])
+    _, gradients = gradient_of(version, class_objective(version, 3), {"x": X}, [name])
+    close(gradients[name], np.where(HIDDEN > 0, W["w2"][:, 3], 0))
+    value, _ = gradient_of(version, UnitObjective(target_of(version, name), 1, ()), {"x": X})
+    close(value, HIDDEN[:, 1])
+
+
+@pytest.mark.parametrize("name", ["activation", "cotangent"])
+def test_an_input_called_like_one_of_a_backward_graph_is_refused(repository: ModelRepository, name: str) -> None:
+    version = add_model(repository, "m", renamed(dense_classifier(), "x", name))
+    with pytest.raises(OrtoscopeError, match="Rename it") as caught:
+        gradient_of(version, class_objective(version, 3), {name: X})
+    assert caught.value.reason == "RESERVED_NAME"
+
+
 # Reductions
 
 
@@ -510,8 +539,8 @@ def test_an_ambiguous_or_unknown_label_is_refused_with_those_there_are(repositor
 def _with_end(*nodes: tuple[str, dict[str, Any]], shape: Sequence[int | str]) -> onnx.ModelProto:
     """`dense_classifier` with further nodes at its end, the last of which gives the output `end`."""
     g = GraphBuilder(0)
-    for name, value in weights().items():
-        g.constant(name, value)
+    for name, numbers in weights().items():
+        g.constant(name, numbers)
     g.node("Gemm", ["x", "w1", "b1"], "hidden")
     value = g.node("Gemm", ["hidden", "w2", "b2"], "logits")
     for number, (operator, attributes) in enumerate(nodes):

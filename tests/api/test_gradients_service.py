@@ -28,7 +28,8 @@ from onnx import TensorProto, helper
 from ortoscope.v1 import activations_pb2, gradients_pb2
 from ortoscope.v1.activations_pb2 import ActivationInput
 from ortoscope.v1.gradients_pb2 import AttributeClassesRequest, ClassReference, ComputeGradientRequest, Objective, Site
-from ortoscope_service.api import class_attribution, gradients
+from ortoscope_service.analysis.attribution import tangent_graph
+from ortoscope_service.analysis.gradients import backward_graph
 from ortoscope_service.config import Limits, ServerConfig
 from ortoscope_service.models.manifest import Preprocessing
 from ortoscope_service.models.repository import ModelRepository
@@ -123,7 +124,8 @@ def pictures(count: int = 6) -> list[ActivationInput]:
 def batch(count: int = 6) -> Array:
     """What the pictures become, by the definition of (pixel - mean) / std."""
     std = np.array([64, 128, 32], np.float32)
-    return np.stack([((p.astype(np.float32) - 127) / std).transpose(2, 0, 1) for p in PIXELS[:count]])
+    images: Array = np.stack([((p.astype(np.float32) - 127) / std).transpose(2, 0, 1) for p in PIXELS[:count]])
+    return images
 
 
 def logit(class_: int | str) -> Objective:
@@ -313,8 +315,9 @@ def test_a_graph_is_made_once_for_equal_calls(
 
         return count
 
-    monkeypatch.setattr(gradients, "backward_graph", counting("backward", gradients.backward_graph))
-    monkeypatch.setattr(class_attribution, "tangent_graph", counting("tangent", class_attribution.tangent_graph))
+    api = "ortoscope_service.api"
+    monkeypatch.setattr(f"{api}.gradients.backward_graph", counting("backward", backward_graph))
+    monkeypatch.setattr(f"{api}.class_attribution.tangent_graph", counting("tangent", tangent_graph))
     with serving(dataclasses.replace(gradient_config, store=tmp_path)) as (_, stubs):
         for class_ in (0, 1, 1):  # classes share a graph: they differ in the cotangent alone
             stubs.gradients.ComputeGradient(request(objective=logit(class_)))
@@ -584,9 +587,10 @@ def test_parts_of_a_map_add_up_and_agree_with_gradients(server: Stubs) -> None:
     of_pictures: dict[str, Any] = {"model": "models/pictures", "inputs": pictures(2)}
 
     def found(granularity: Any, **changes: Any) -> gradients_pb2.AttributeClassesResponse:
-        return server.gradients.AttributeClasses(
+        response: gradients_pb2.AttributeClassesResponse = server.gradients.AttributeClasses(
             attribution(tap="relu2", granularity=granularity, **of_pictures, **changes)
         )
+        return response
 
     whole = to_array(found(AttributeClassesRequest.GRANULARITY_WHOLE).attributions)
     units = found(AttributeClassesRequest.GRANULARITY_UNITS)

@@ -479,6 +479,8 @@ def test_every_rpc_of_the_api_was_called_through_the_client(target: str, tmp_pat
         tap = model.tap(next(tap.tensor for tap in model.taps() if len(tap.site_axes) == 2))
         tap.activate(PHOTOS[0])
         list(model.stream(PHOTOS[:1], tap))
+        tap.gradient(PHOTOS[0], unit=0)
+        model.attribute(PHOTOS[0], "pooled")
         dataset = scope.dataset("labelled")
         dataset.images(), dataset.concepts(), dataset.image(0)
         scope.download(scope.upload(b"bytes"))

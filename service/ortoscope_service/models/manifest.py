@@ -145,6 +145,54 @@ class OutputSpec:
 
 
 @dataclass(frozen=True)
+class GradientCheck:
+    """How a backward graph compared with finite differences of the model."""
+
+    outcome: Literal["passed", "inconclusive"]
+    """Whether it agreed, or could not be told because no step was found at which the differences settle."""
+
+    precision: Literal["float64", "float32"]
+    """In what the model was computed for the differences."""
+
+    along_gradient: float | None
+    """Error along the graph's own gradient with a random half of its elements set to zero, root mean square over
+    directions, relative to the derivative. None where the differences did not settle."""
+
+    along_random: float | None
+    """The same along normally distributed directions."""
+
+    activation: float
+    """Largest difference from the tap's value, relative to the largest value."""
+
+    batch: float | None
+    """How far gradients of items run apart are from those of the items run together, relative, root mean square. None
+    for a model with a fixed batch."""
+
+
+@dataclass(frozen=True)
+class BackwardGraph:
+    """A backward graph that is part of the model version."""
+
+    tap: str
+    """The tensor that it differentiates."""
+
+    digest: str
+    """"sha256:" and the hexadecimal digest of its ONNX file."""
+
+    size_bytes: int
+    """Size of its ONNX file."""
+
+    relaxations: tuple[str, ...]
+    """Names of the departures from the true gradient; none so far, since the check could not hold them to anything."""
+
+    origin: Literal["built", "given"]
+    """Whether it was built from the model, or exported by its user."""
+
+    check: GradientCheck
+    """How it compared with finite differences."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that is known of a model version without opening its ONNX file."""
 
@@ -177,6 +225,9 @@ class Manifest:
 
     notes: tuple[str, ...]
     """What `prepare` noticed that a user should know."""
+
+    backward: tuple[BackwardGraph, ...] = ()
+    """The backward graphs that are kept beside the model, at most one for a tap."""
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -263,15 +314,18 @@ def _typed(expected: typing.Any, value: object, where: str) -> object:
 
 def _dataclass(expected: type, table: Mapping[str, object], where: str) -> object:
     hints = typing.get_type_hints(expected)
+    defaults = {field.name for field in dataclasses.fields(expected) if field.default is not dataclasses.MISSING}
     unknown = sorted(table.keys() - hints.keys())
     if unknown:
         raise _unreadable(f"'{where}' has an unknown field '{unknown[0]}'")
     values = {}
     for name, hint in hints.items():
-        optional = types.NoneType in typing.get_args(hint)
-        if name not in table and not optional:
+        if name in table:
+            values[name] = _typed(hint, table[name], f"{where}.{name}")
+        elif types.NoneType in typing.get_args(hint):
+            values[name] = None
+        elif name not in defaults:
             raise _unreadable(f"'{where}' lacks the field '{name}'")
-        values[name] = _typed(hint, table[name], f"{where}.{name}") if name in table else None
     return expected(**values)
 
 

@@ -1,8 +1,8 @@
 """The model repository: immutable versions on disk, found by listing, checked by digest, added by one rename.
 
-Layout: `<root>/<model>/<version>/{model.onnx, manifest.toml}`. A version is a positive integer without leading
-zeros. A version is written into a folder whose name starts with a dot, flushed to the disk, and renamed: a reader,
-in this or another process, sees all of it or nothing.
+Layout: `<root>/<model>/<version>/{model.onnx, manifest.toml, backward/<tap>.onnx}`. A version is a positive integer
+without leading zeros, a tap's name is percent-encoded. A version is written into a folder whose name starts with a dot,
+flushed to the disk, and renamed: a reader, in this or another process, sees all of it or nothing.
 
 Names that come from outside are compared with those in the listing and never become part of a path. Links that lead
 out of the repository are not followed.
@@ -19,8 +19,9 @@ import secrets
 import shutil
 import threading
 import time
+import urllib.parse
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -32,11 +33,14 @@ from ortoscope_service.models.manifest import InputSpec, Manifest, dump_manifest
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.toml"
+BACKWARD_FOLDER = "backward"
 
 _MODEL_ID = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _INCOMING = ".incoming-"
 _ABANDONED_SECONDS = 24 * 3600
+_LONGEST_FILE_NAME = 255
+"""Bytes, on the file systems in use."""
 
 
 def is_model_id(text: str) -> bool:
@@ -58,6 +62,12 @@ def model_id_of(file_name: str) -> str:
 def digest_of(content: bytes) -> str:
     """The SHA-256 digest of the content, "sha256:" and 64 hexadecimal digits."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def backward_file_name(tap: str) -> str:
+    """The file that holds the backward graph of a tap: its percent-encoding, or its digest where that is too long."""
+    name = f"{urllib.parse.quote(tap, safe='')}.onnx"
+    return name if len(name) <= _LONGEST_FILE_NAME else f"{hashlib.sha256(tap.encode()).hexdigest()}.onnx"
 
 
 class ModelVersion:
@@ -90,13 +100,27 @@ class ModelVersion:
         Raises:
             OrtoscopeError: `MODEL_CORRUPT` (DATA_LOSS) if it is not what the manifest says.
         """
-        try:
-            content = self._file.read_bytes()
-        except OSError as error:
-            raise self._corrupt("cannot be read") from error
-        if len(content) != self.manifest.size_bytes or digest_of(content) != self.manifest.digest:
-            raise self._corrupt("is not the one that was prepared: its digest differs from the manifest's")
-        return content
+        return self._read(self._file, self.manifest.digest, "The ONNX file")
+
+    def backward_bytes(self, tap: str, relaxations: Sequence[str] = ()) -> bytes | None:
+        """The backward graph of a tap that is part of this version, as an ONNX file; None if none is.
+
+        Its inputs are those of the model that the tap is computed from, and `cotangent`; its outputs are `activation`
+        and `gradient.<input>` for every float input among them. It was checked against finite differences when the
+        version was prepared: `manifest.backward` has the figures.
+
+        Args:
+            tap: The tensor.
+            relaxations: Names of the departures from the true gradient that it must have.
+
+        Raises:
+            OrtoscopeError: `MODEL_CORRUPT` (DATA_LOSS) if it is not what the manifest says.
+        """
+        for graph in self.manifest.backward:
+            if graph.tap == tap and set(graph.relaxations) == set(relaxations):
+                file = self._file.parent / BACKWARD_FOLDER / backward_file_name(tap)
+                return self._read(file, graph.digest, f"The backward graph of tap '{tap}'")
+        return None
 
     def trunk_bytes(self, tensors: tuple[str, ...]) -> bytes:
         """The part of the model that computes `tensors`, as an ONNX file with exactly these outputs, in this order.
@@ -125,11 +149,23 @@ class ModelVersion:
             metadata={"model": self.model, "version": str(self.version), "inputs": described},
         )
 
-    def _corrupt(self, what: str) -> OrtoscopeError:
+    def _read(self, file: Path, digest: str, what: str) -> bytes:
+        """A file of this version, if it has the digest that the manifest states."""
+        try:
+            content = file.read_bytes() if _inside(file, self._file.parents[2]) else None
+        except OSError as error:
+            raise self._corrupt(what, "cannot be read") from error
+        if content is None:
+            raise self._corrupt(what, "is not there")
+        if digest_of(content) != digest:
+            raise self._corrupt(what, "is not the one that was prepared: its digest differs from the manifest's")
+        return content
+
+    def _corrupt(self, what: str, how: str) -> OrtoscopeError:
         return OrtoscopeError(
             Code.DATA_LOSS,
             "MODEL_CORRUPT",
-            f"The ONNX file of model '{self.model}/{self.version}' {what}. Remove the version and prepare it again.",
+            f"{what} of model '{self.model}/{self.version}' {how}. Remove the version and prepare it again.",
             metadata={"model": self.model, "version": str(self.version)},
         )
 
@@ -218,7 +254,9 @@ class ModelRepository:
                 current = self._versions[model, number] = (signature, found)
         return current[1]
 
-    def add(self, model: str, model_bytes: bytes, manifest: Manifest) -> ModelVersion:
+    def add(
+        self, model: str, model_bytes: bytes, manifest: Manifest, backward: Mapping[str, bytes] | None = None
+    ) -> ModelVersion:
         """Adds a version, one above the highest that there is.
 
         Adding what is there already (the same bytes and the same manifest but for its time) adds nothing.
@@ -227,6 +265,7 @@ class ModelRepository:
             model: Id of the model, which may be new.
             model_bytes: The ONNX file, self-contained.
             manifest: What is known of it.
+            backward: The backward graphs that the manifest states, by tap.
 
         Returns:
             The new version, or the one that is there already.
@@ -244,6 +283,9 @@ class ModelRepository:
             )
         if (digest_of(model_bytes), len(model_bytes)) != (manifest.digest, manifest.size_bytes):
             raise invalid("DIGEST_MISMATCH", "The manifest states the digest or size of another ONNX file.")
+        graphs = {tap: (digest_of(content), len(content)) for tap, content in (backward or {}).items()}
+        if graphs != {graph.tap: (graph.digest, graph.size_bytes) for graph in manifest.backward}:
+            raise invalid("DIGEST_MISMATCH", "The manifest states digests or sizes of other backward graphs.")
         existing = self._same(model, manifest)
         if existing is not None:
             return existing
@@ -256,6 +298,8 @@ class ModelRepository:
             try:
                 _write_file(incoming / MODEL_FILE, model_bytes)
                 _write_file(incoming / MANIFEST_FILE, dump_manifest(manifest))
+                if backward:
+                    _write_backward(incoming / BACKWARD_FOLDER, backward)
                 _flush_folder(incoming)
                 number = _publish(incoming, home)
             except BaseException:
@@ -363,6 +407,13 @@ def _publish(incoming: Path, home: Path) -> int:
             _flush_folder(home)
             _flush_folder(home.parent)
             return number
+
+
+def _write_backward(folder: Path, backward: Mapping[str, bytes]) -> None:
+    folder.mkdir()
+    for tap, content in backward.items():
+        _write_file(folder / backward_file_name(tap), content)
+    _flush_folder(folder)
 
 
 def _write_file(path: Path, content: bytes) -> None:

@@ -144,6 +144,20 @@ def test_of_three_equal_operands_the_last_gets_half() -> None:
     assert [found[name].item() for name in "abc"] == [0.25, 0.25, 0.5]
 
 
+@pytest.mark.parametrize("swapped", [True, False])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_constant_number_is_a_bound_at_which_nothing_passes(swapped: bool, shape: tuple[int, ...]) -> None:
+    feeds, six = {"x": np.array([5.0, 6, 7])}, {"six": np.full(shape, 6.0)}
+    names = ["six", "x"] if swapped else ["x", "six"]
+    for op_type, expected in (("Max", [0, 0, 1]), ("Min", [1, 0, 0])):
+        model = node_model(helper.make_node(op_type, names, ["y"]), feeds, six)
+        if len(shape) <= 1:
+            np.testing.assert_array_equal(gradients_of(model, feeds)["x"], expected)
+        else:
+            # The operand gets new axes: it is no activation function.
+            np.testing.assert_array_equal(gradients_of(model, feeds)["x"], [expected[0], 0.5, expected[2]])
+
+
 @pytest.mark.parametrize("exponent", [-2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4])
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1)])
 def test_powers_with_a_constant_exponent(exponent: float, shape: tuple[int, ...]) -> None:

@@ -13,6 +13,7 @@ from finite_differences import (
     gradients_of,
     node_model,
     run_in_onnxruntime,
+    single_precision,
 )
 from onnx import TensorProto, helper
 from ortoscope_service.graph.backward import build_backward
@@ -40,36 +41,38 @@ def values(op_type: str, shape: Sequence[int] = SHAPE) -> dict[str, Array]:
     """Numbers of both signs, but for the logarithm of a sum."""
     rng = np.random.default_rng(0)
     sizes = rng.uniform(0.3, 2, shape)
-    return {"x": sizes if op_type == "ReduceLogSum" else sizes * rng.choice([-1, 1], shape)}
+    return {"x": np.asarray(sizes if op_type == "ReduceLogSum" else sizes * rng.choice([-1, 1], shape))}
 
 
 def reduction(
-    op_type: str, feeds: dict[str, Array], axes: Sequence[int] | None, *, computed: bool = False, **attributes: int
+    op_type: str, feeds: dict[str, Array], axes: Sequence[int] | None, **attributes: int
 ) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """A model of one reduction, and what to feed it with."""
-    if axes is None:
-        return node_model(helper.make_node(op_type, ["x"], ["y"], **attributes), feeds), feeds
-    node, listed = helper.make_node(op_type, ["x", "axes"], ["y"], **attributes), {"axes": np.array(axes, np.int64)}
-    if computed:
-        return node_model(node, {**feeds, **listed}), {**feeds, **listed}
-    return node_model(node, feeds, listed), feeds
+    constants = {} if axes is None else {"axes": np.array(axes, np.int64)}
+    return node_model(helper.make_node(op_type, ["x", *constants], ["y"], **attributes), feeds, constants), feeds
 
 
 @ALL
-@pytest.mark.parametrize("axes", [None, [], [0], [-1], [1, 2], [-3, 1], [2, 0, 1]])
+@pytest.mark.parametrize("axes", [None, [], [-1], [1, 2], [-3, 1], [2, 0, 1]])
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_gradient_over_any_axes(op_type: str, axes: Sequence[int] | None, keepdims: int) -> None:
     model, feeds = reduction(op_type, values(op_type), axes, keepdims=keepdims)
-    check_derivatives(model, feeds, directions=2)
+    check_derivatives(model, feeds, directions=1)
 
 
 @ALL
-@pytest.mark.parametrize("axes", [[], [-1], [0, 2]])
+@pytest.mark.parametrize("axes", [[], [0, -1]])
 @pytest.mark.parametrize("keepdims", [0, 1])
 @pytest.mark.parametrize("noop_with_empty_axes", [0, 1])
 def test_axes_may_be_computed(op_type: str, axes: Sequence[int], keepdims: int, noop_with_empty_axes: int) -> None:
+    feeds: dict[str, Array] = {**values(op_type), "axes": np.array(axes, np.int64)}
     attributes = {"keepdims": keepdims, "noop_with_empty_axes": noop_with_empty_axes}
-    model, feeds = reduction(op_type, values(op_type), axes, computed=True, **attributes)
+    # Not even the rank of the result is known, which the output of a model must have.
+    nodes = [
+        helper.make_node(op_type, ["x", "axes"], ["reduced"], **attributes),
+        helper.make_node("Reshape", ["reduced", "flat"], ["y"]),
+    ]
+    model = node_model(nodes, feeds, {"flat": np.array([-1])})
     check_derivatives(model, feeds, directions=1)
     check_single_precision(model, feeds)
 
@@ -80,15 +83,14 @@ def test_axes_may_be_computed(op_type: str, axes: Sequence[int], keepdims: int, 
 def test_without_axes_nothing_is_reduced_if_the_attribute_says_so(
     op_type: str, axes: Sequence[int] | None, keepdims: int
 ) -> None:
-    feeds = values(op_type) if op_type == "ReduceLogSum" else {"x": values(op_type)["x"]}
-    model, feeds = reduction(op_type, feeds, axes, keepdims=keepdims, noop_with_empty_axes=1)
+    model, feeds = reduction(op_type, values(op_type), axes, keepdims=keepdims, noop_with_empty_axes=1)
     check_derivatives(model, feeds, directions=1)
     check_single_precision(model, feeds)
 
 
 @ALL
 @pytest.mark.parametrize("keepdims", [0, 1])
-@pytest.mark.parametrize("axes", [None, [1], [0, -1]])
+@pytest.mark.parametrize("axes", [None, [0, -1]])
 def test_extents_may_be_free(op_type: str, keepdims: int, axes: Sequence[int] | None) -> None:
     feeds = values(op_type)
     constants = {} if axes is None else {"axes": np.array(axes, np.int64)}
@@ -101,9 +103,14 @@ def test_extents_may_be_free(op_type: str, keepdims: int, axes: Sequence[int] | 
 @ALL
 @pytest.mark.parametrize("shape", [(), (1,), (1, 3), (0, 3)])
 def test_gradient_of_any_shape(op_type: str, shape: tuple[int, ...]) -> None:
-    axes = [1] if len(shape) > 1 else None
-    model, feeds = reduction(op_type, values(op_type, shape), axes)
-    check_derivatives(model, feeds, directions=1)
+    model, feeds = reduction(op_type, values(op_type, shape), [1] if len(shape) > 1 else None)
+    if op_type == "ReduceLogSumExp" and not shape:
+        # onnx.reference cannot compute it.
+        backward = serialize(build_backward(load_model(single_precision(model).SerializeToString()), "y"))
+        single = {"x": feeds["x"].astype(np.float32), "cotangent": np.array(3, np.float32)}
+        assert run_in_onnxruntime(backward, single)["gradient.x"] == 3
+    else:
+        check_derivatives(model, feeds, directions=1)
 
 
 @ALL

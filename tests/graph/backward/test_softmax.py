@@ -50,12 +50,14 @@ def test_old_opsets_join_all_axes_from_the_given_one_on(op_type: str, opset: int
     np.testing.assert_allclose(found, expected.reshape(2, 3, 4), rtol=1e-12, atol=1e-14)
 
 
+# onnx.reference takes the logarithm of the softmax, even of 0.
+LOGARITHM_OF_ZERO = pytest.mark.filterwarnings("ignore:divide by zero")
+
+
 @BOTH
+@LOGARITHM_OF_ZERO
 def test_large_numbers_do_not_overflow(op_type: str) -> None:
     feeds = {"x": np.array([[1e4, 1e4 + 1, -1e4]])}
-    check_derivatives(node_model(helper.make_node(op_type, ["x"], ["y"]), feeds), feeds, step=1e-5, tolerance=1e-5) if (
-        op_type == "Softmax"
-    ) else None
     g = np.array([[1.0, 2, 3]])
     found = gradients_of(node_model(helper.make_node(op_type, ["x"], ["y"]), feeds), feeds, g)["x"]
     y = np.array([[1, np.e, 0]]) / (1 + np.e)
@@ -64,6 +66,7 @@ def test_large_numbers_do_not_overflow(op_type: str) -> None:
 
 
 @BOTH
+@LOGARITHM_OF_ZERO
 def test_masked_positions_get_nothing(op_type: str) -> None:
     feeds = {"x": np.array([[0.0, 1, -np.inf]])}
     model = node_model(helper.make_node(op_type, ["x"], ["y"]), feeds)

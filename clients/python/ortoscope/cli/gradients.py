@@ -106,6 +106,9 @@ def gradient(
     _check_usage(tap=tap, unit=unit, site=site, class_=class_, probability=probability)
     if output is not None and output.suffix.lower() not in {_PICTURE, _ARRAYS}:
         raise typer.BadParameter(f"{str(output)!r} ends neither in .png nor in .npz.", param_hint="--output")
+    as_picture = output is not None and output.suffix.lower() == _PICTURE
+    if as_picture and at is not None and len(at) > 1:
+        raise typer.BadParameter("A picture shows one gradient: give --at once, or save as .npz.", param_hint="--at")
     with session(context, target, as_json) as run:
         version = run.scope.model(model)
         if class_:
@@ -118,16 +121,15 @@ def gradient(
         reduce: GradientReduce = "times_value" if times_input else "none"
         found = version.gradient(images, objective, at=at or (), reduce=reduce, relax=relax or ())
         if output is not None:
-            is_picture = output.suffix.lower() == _PICTURE
             style: Style = "signed" if signed else "magnitude"
-            write_file(output, _drawn(run, version, images, found, style) if is_picture else npz_bytes(found.arrays()))
+            write_file(output, _drawn(run, version, images, found, style) if as_picture else npz_bytes(found.arrays()))
         if run.output.as_json:
             run.output.json(found.to_proto())
             return
         run.output.text(_title(found, tap, unit, probability=probability))
         run.output.table(_table(images, found))
         if output is not None:
-            what = "the picture" if output.suffix.lower() == _PICTURE else ", ".join(found.arrays())
+            what = "the picture" if as_picture else ", ".join(found.arrays())
             run.output.text(f"Saved {what} to {output}")
 
 
@@ -237,10 +239,9 @@ def _table(images: Sequence[str], found: Gradients) -> Table[GradientRow]:
 
 def _drawn(run: Session, model: Model, images: Sequence[str], found: Gradients, style: Style) -> bytes:
     """The picture of the gradients as PNG."""
-    if len(found) != 1:
-        raise typer.BadParameter("A picture shows one gradient: give --at once, or save as .npz.", param_hint="--at")
+    gradients = found.only
     (entry,) = found.values()
-    maps = [heat_map(values, entry.unit_axis - 1, style) for values in entry.values]
+    maps = [heat_map(values, entry.unit_axis - 1, style) for values in gradients]
     inputs = [spec for spec in model.inputs if spec.HasField("preprocessing")]
     preprocessing = inputs[0].preprocessing if len(model.inputs) == 1 and inputs else None
     picture = saliency_picture(maps, style, [_picture(run, image) for image in images], preprocessing)

@@ -1,6 +1,6 @@
 """Building backward graphs: ONNX models that compute a tensor of a model and a vector-Jacobian product with it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass
@@ -58,7 +58,8 @@ def build_backward(
     Raises:
         OrtoscopeError: `UNKNOWN_TENSOR` (NOT_FOUND); `UNTYPED_TENSOR`, `SHAPELESS_TENSOR`, `NOT_DIFFERENTIABLE`: an
             integer tap or tensor, `NO_FLOAT_INPUT`, `TAP_INDEPENDENT`: the tap is not computed from the tensor
-            (INVALID_ARGUMENT); `OPSET_NOT_CONVERTIBLE`; `UNSUPPORTED_GRADIENT` (UNIMPLEMENTED).
+            (INVALID_ARGUMENT); `RESERVED_NAME`: an input is called `activation` or `cotangent`;
+            `OPSET_NOT_CONVERTIBLE`; `UNSUPPORTED_GRADIENT` (UNIMPLEMENTED).
     """
     forward = modernize(trunk(model, [tensor]))
     graph = forward.graph
@@ -69,13 +70,13 @@ def build_backward(
     equals = expand_functions(graph, builder, lambda node: _is_primitive(node, rules))
     infer_shapes(forward)
     cotangent = _like(tap, COTANGENT)
-    gradients = differentiate(list(graph), {tap: cotangent}, sources, builder, rules, equals)
+    gradients = differentiate(list(graph), {tap: cotangent}, sources, builder, rules, equals, early_gates=relaxations.early_gates)
     results = {ACTIVATION: tap}
     for source in sources:
         gradient = gradients[source]
         results[gradient_name(source.name or "")] = gradient if gradient is not None else builder.zeros_like(source)
     _append(graph, builder)
-    _set_interface(forward, [*graph.inputs, cotangent], results, builder)
+    _set_interface(forward, list(graph.inputs), {COTANGENT: cotangent}, results, builder)
     forward.metadata_props.update(
         {
             METADATA + "kind": "backward",
@@ -122,9 +123,9 @@ def build_tangent(model: ir.Model, tensor: str, *, relaxations: Relaxations = NO
     equals = expand_functions(graph, builder, lambda node: _is_primitive(node, rules))
     infer_shapes(forward)
     placeholders = {end: _like(end, builder.unique_name("cotangent")) for end in ends}
-    gradient = differentiate(list(graph), placeholders, [tap], builder, rules, equals)[tap] or builder.zeros_like(tap)
+    gradient = differentiate(list(graph), placeholders, [tap], builder, rules, equals, early_gates=relaxations.early_gates)[tap] or builder.zeros_like(tap)
     _append(graph, builder)
-    tangent = _like(tap, TANGENT)
+    tangent = _like(tap, builder.unique_name(TANGENT))
     inputs = list(graph.inputs)
     graph.inputs.extend([tangent, *placeholders.values()])
     graph.outputs[:] = [*ends, gradient]
@@ -142,7 +143,7 @@ def build_tangent(model: ir.Model, tensor: str, *, relaxations: Relaxations = NO
     for end in ends:
         # What is left of the cotangent is its shape, which is the output's: the transpose does not depend on its value.
         placeholders[end].replace_all_uses_with(end)
-    _set_interface(forward, [*inputs, tangent], results, transposer)
+    _set_interface(forward, inputs, {TANGENT: tangent}, results, transposer)
     forward.metadata_props.update(
         {METADATA + "kind": "tangent", METADATA + "tap": tensor, METADATA + "relaxations": ",".join(relaxations.names)}
     )
@@ -223,11 +224,17 @@ def _append(graph: ir.Graph, builder: Builder) -> None:
 
 
 def _set_interface(
-    model: ir.Model, inputs: Sequence[ir.Value], results: Mapping[str, ir.Value], builder: Builder
+    model: ir.Model,
+    own: Sequence[ir.Value],
+    added: Mapping[str, ir.Value],
+    results: Mapping[str, ir.Value],
+    builder: Builder,
 ) -> None:
     """Gives the graph its inputs and its outputs under their names, and removes whatever they do not need."""
     graph = model.graph
-    names = {*results, *(value.name or "" for value in inputs)}
+    _refuse_reserved(own, {*added, *results})
+    inputs = [*own, *added.values()]
+    names = {*results, *added, *(value.name or "" for value in own)}
     outputs = []
     for name, value in results.items():
         if value.producer() is None or value in outputs:
@@ -237,13 +244,25 @@ def _set_interface(
     for value in list(ir.convenience.create_value_mapping(graph).values()):
         if value.name in names and value not in inputs and value not in outputs:
             _rename(graph, value, builder.unique_name("renamed"))
-    for name, value in zip(results, outputs, strict=True):
+    for name, value in (*added.items(), *zip(results, outputs, strict=True)):
         value.name = name
     graph.inputs[:] = inputs
     graph.outputs[:] = outputs
     RemoveUnusedNodesPass()(model)
     infer_shapes(model)
     CheckerPass()(model)
+
+
+def _refuse_reserved(inputs: Sequence[ir.Value], names: Collection[str]) -> None:
+    """Other tensors can be renamed, but inputs are known by their names."""
+    for value in inputs:
+        if value.name in names:
+            raise invalid(
+                "RESERVED_NAME",
+                f"An input is called {value.name!r}, but that is the name of an input or output which backward and "
+                "tangent graphs have of their own. Rename it in the model.",
+                tensor=value.name,
+            )
 
 
 def _identity(graph: ir.Graph, value: ir.Value) -> ir.Value:

@@ -13,15 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ortoscope_service.graph.backward.builder import Builder, data_type
+from ortoscope_service.graph.backward.builder import Builder, data_type, same_shape
 from ortoscope_service.graph.backward.layout import blocked, can_be_blocked, channel_count, is_blocked
 from ortoscope_service.graph.constants import constant_scalar
 
 SLOPE = 2.0**127
 """Slope of a comparison; its reciprocal, 6e-39, is below the smallest normal number of float32."""
-
-WIDE = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})
-"""The data types that hold SLOPE."""
 
 _KEY = "ortoscope.gate"
 
@@ -40,8 +37,8 @@ class Gate:
 def gate_of(value: ir.Value) -> Gate | None:
     """The gate through which every cotangent of a value must pass on its way back; None if there is none.
 
-    A value has a gate if `Relu` made it, or `Clip` with constant bounds, or if it is a `Concat` of nothing but values with
-    that same gate that go nowhere else.
+    A value has a gate if `Relu` made it, or `Clip` with constant bounds, or `Max` or `Min` with a constant number, or if
+    it is a `Concat` of nothing but values with that same gate that go nowhere else.
     """
     node = value.producer()
     if node is None or node.domain:
@@ -49,14 +46,30 @@ def gate_of(value: ir.Value) -> Gate | None:
     if node.op_type == "Relu":
         return Gate(0.0, None)
     if node.op_type == "Clip":
-        bounds = [node.inputs[position] if position < len(node.inputs) else None for position in (1, 2)]
-        numbers = [constant_scalar(bound) for bound in bounds]
-        if any(bound is not None and number is None for bound, number in zip(bounds, numbers, strict=True)):
-            return None
-        return Gate(*numbers) if any(number is not None for number in numbers) else None
+        return _between(value, *(node.inputs[position] if position < len(node.inputs) else None for position in (1, 2)))
+    if node.op_type in {"Max", "Min"} and len(node.inputs) == 2:
+        return _beside(value, node)
     if node.op_type == "Concat":
         gates = {gate_of(part) if part is not None and has_one_use(part) else None for part in node.inputs}
         return gates.pop() if len(gates) == 1 else None
+    return None
+
+
+def _between(value: ir.Value, low: ir.Value | None, high: ir.Value | None) -> Gate | None:
+    """The gate between bounds, if they are constant."""
+    numbers = [constant_scalar(bound) for bound in (low, high)]
+    if any(bound is not None and number is None for bound, number in zip((low, high), numbers, strict=True)):
+        return None
+    # Exporters write the largest number where there is no bound.
+    lowest, highest = (number if number is None or abs(number) < data_type(value).max else None for number in numbers)
+    return Gate(lowest, highest) if (lowest, highest) != (None, None) else None
+
+
+def _beside(value: ir.Value, node: ir.Node) -> Gate | None:
+    """The gate beside the constant number that a `Max` or `Min` compares with."""
+    for operand, bound in (node.inputs, node.inputs[::-1]):
+        if operand is not None and constant_scalar(operand) is None and same_shape(operand, value):
+            return _between(value, bound, None) if node.op_type == "Max" else _between(value, None, bound)
     return None
 
 
@@ -103,21 +116,36 @@ def has_passed(g: ir.Value, y: ir.Value) -> bool:
 
 
 def _open(b: Builder, y: ir.Value, gate: Gate) -> list[ir.Value]:
-    """Factors of 1 where the gate is open, of which one is 0 where it is closed.
-
-    `HardSigmoid` is max(0, min(1, slope * y + offset)): a comparison for those who want a number. Of the ways to compare, it is
-    the one that the blocked layout has, and one pass over memory where a comparison and a `Cast` are two. The slopes are
-    powers of two, so that slope * y + offset is exactly 0 at the bound and at least 1 next to it (next to a bound of 0: beyond
-    subnormal numbers).
-    """
+    """Factors of 1 where the gate is open, of which one is 0 where it is closed."""
     factors = []
-    for bound, direction in ((gate.low, 1.0), (gate.high, -1.0)):
-        if bound is None:
-            continue
-        if data_type(y) in WIDE and float(np.float32(bound)) == bound:
-            slope = direction * (2.0 ** (64 - math.frexp(bound)[1]) if bound else SLOPE)
-            factors.append(b.op("HardSigmoid", y, alpha=slope, beta=-slope * bound))
-        else:
-            beyond = b.op("Greater" if direction > 0 else "Less", y, b.number(bound, y))
-            factors.append(b.op("Cast", beyond, to=int(data_type(y))))
+    if gate.low is not None:
+        factors.append(is_above(b, y, gate.low))
+    if gate.high is not None:
+        factors.append(is_below(b, y, gate.high))
     return factors
+
+
+def is_above(b: Builder, value: ir.Value, bound: float) -> ir.Value:
+    """1 where a value is larger than a bound, else 0, in the value's data type."""
+    return _beyond(b, value, bound, 1.0)
+
+
+def is_below(b: Builder, value: ir.Value, bound: float) -> ir.Value:
+    """1 where a value is smaller than a bound, else 0, in the value's data type."""
+    return _beyond(b, value, bound, -1.0)
+
+
+def _beyond(b: Builder, value: ir.Value, bound: float, direction: float) -> ir.Value:
+    """A comparison for those who want a number.
+
+    `HardSigmoid` is max(0, min(1, slope * y + offset)). Of the ways to compare, it is the one that the blocked layout
+    has, and one pass over memory where a comparison and a `Cast` are two. The slopes are powers of two, so that
+    slope * y + offset is exactly 0 at the bound and at least 1 next to it (at a bound of 0: beyond subnormal numbers).
+    """
+    # ONNX Runtime's CPU provider has it in single precision, and nothing of what is blocked in double precision.
+    available = data_type(value) == ir.DataType.FLOAT or can_be_blocked(value)
+    if available and float(np.float32(bound)) == bound:
+        slope = direction * (min(SLOPE, 2.0 ** (64 - math.frexp(bound)[1])) if bound else SLOPE)
+        return b.op("HardSigmoid", value, alpha=slope, beta=-slope * bound)
+    compared = b.op("Greater" if direction > 0 else "Less", value, b.number(bound, value))
+    return b.op("Cast", compared, to=int(data_type(value)))

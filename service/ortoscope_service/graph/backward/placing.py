@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from ortoscope_service.graph.backward.sizes import Size, extent, listed, minus, 
 
 BACKWARDS = -(2**63)
 """The end of a slice that runs backwards to the first element of an axis."""
+
+CopyingMode = Literal["edge", "reflect", "wrap"]
+"""The modes of Pad that add copies of elements."""
 
 _HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -97,6 +101,54 @@ def single_number(b: Builder, number: float, like: ir.Value) -> ir.Value:
 def as_type_of(b: Builder, value: ir.Value, like: ir.Value) -> ir.Value:
     """The inverse of `in_single`."""
     return b.op("Cast", value, to=data_type(like)) if data_type(like) in _HALF else value
+
+
+def fold(b: Builder, gradient: ir.Value, axis: int, whole: int, before: int, after: int, mode: CopyingMode) -> ir.Value:
+    """The transpose of padding an axis with copies: they are added to the elements they are copies of.
+
+    Args:
+        b: Emits.
+        gradient: Has before + whole + after elements along the axis.
+        axis: The axis, counted from the front.
+        whole: Extent without the padding, in which the copied elements of the two sides must not meet.
+        before: Elements added before the others.
+        after: Elements added after them.
+        mode: What they are copies of, as Pad has it.
+    """
+    end = before + whole
+    sides = []
+    if before:
+        head = cut(b, gradient, [axis], [0], [before])
+        sides.append((_places(mode, whole, before, first=True), _as_placed(b, head, axis, mode)))
+    if after:
+        tail = cut(b, gradient, [axis], [end], [end + after])
+        sides.append((_places(mode, whole, after, first=False), _as_placed(b, tail, axis, mode)))
+    parts, reached = [], 0
+    for places, added in sorted(sides, key=lambda side: side[0].start):
+        if places.start > reached:
+            parts.append(cut(b, gradient, [axis], [before + reached], [before + places.start]))
+        kept = cut(b, gradient, [axis], [before + places.start], [before + places.stop])
+        parts.append(b.op("Add", kept, added))
+        reached = places.stop
+    if whole > reached:
+        parts.append(cut(b, gradient, [axis], [before + reached], [end]))
+    return b.op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
+
+
+def _places(mode: CopyingMode, whole: int, count: int, *, first: bool) -> range:
+    """Where the elements are of which so many copies precede the first one, or follow the last."""
+    if mode == "wrap":
+        return range(whole - count, whole) if first else range(count)
+    if mode == "edge":
+        return range(1) if first else range(whole - 1, whole)
+    return range(1, count + 1) if first else range(whole - 1 - count, whole - 1)
+
+
+def _as_placed(b: Builder, copies: ir.Value, axis: int, mode: CopyingMode) -> ir.Value:
+    """What the copies of one side add to the elements, in the order of those."""
+    if mode == "wrap":
+        return copies
+    return b.op("ReduceSum", copies, b.ints([axis]), keepdims=1) if mode == "edge" else flip(b, copies, [axis])
 
 
 def put_back(

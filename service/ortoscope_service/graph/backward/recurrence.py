@@ -14,10 +14,11 @@ import onnx_ir as ir
 
 from ortoscope_service.graph.backward.builder import Builder
 from ortoscope_service.graph.backward.sizes import extent, listed
+from ortoscope_service.graph.backward.subgraphs import own_constants
 from ortoscope_service.graph.constants import constant_ints, float_attribute, int_attribute, string_attribute
 
-UNROLLED_STEPS = 32
-"""Longer sequences become a Scan: unrolled, they would take longer to load than to run (benchmarks/RESULTS.md)."""
+UNROLLED_STEPS = 16
+"""Longer sequences become a Scan, which runs as fast, and is built and loaded in a fraction of the time."""
 
 _ACTIVATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
@@ -455,12 +456,22 @@ class _Loop:
     reverse: bool
 
     def run(self, b: Builder, initial: Sequence[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
-        """The wanted states after every step, and all after the last one, from states (1, batch, unit)."""
-        steps = _time_and_batch(self.layer)[0]
+        """The wanted states after every step, and all states after the last one.
+
+        Args:
+            b: Where to emit.
+            initial: The states before the first step, (1, batch, unit).
+        """
+        steps, batch = _time_and_batch(self.layer)
+        first = [b.op("Squeeze", state, b.ints([0])) for state in initial]
+        state_shape = [batch, self.layer.hidden]
         if isinstance(steps, int) and 0 < steps <= UNROLLED_STEPS:
-            every, last = self._unrolled(b, initial, steps)
+            every, after = self._unrolled(b, first, steps)
         else:
-            every, last = self._scanned(b, initial)
+            every, after = self._scanned(b, first, state_shape)
+        for value in every:
+            value.shape = ir.Shape([steps, *state_shape])
+        last = [b.op("Unsqueeze", state, b.ints([0])) for state in after]
         lengths = self.layer.optional(4)
         if self.keep is not None and lengths is not None:
             # Where nothing is kept, ONNX Runtime gives zeros, not the initial state.
@@ -485,22 +496,23 @@ class _Loop:
         shown = [b.op("Where", slices[-1], state, b.number(0, state)) for state in after[: self.every]]
         return shown, [b.op("Where", slices[-1], new, old) for new, old in zip(after, states, strict=True)]
 
-    def _unrolled(self, b: Builder, initial: Sequence[ir.Value], steps: int) -> tuple[list[ir.Value], list[ir.Value]]:
-        parts = [b.ops("Split", value, outputs=steps, axis=0, num_outputs=steps) for value in self._slices()]
+    def _unrolled(self, b: Builder, states: list[ir.Value], steps: int) -> tuple[list[ir.Value], list[ir.Value]]:
+        parts = [_cut(b, value, steps) for value in self._slices()]
         shown: list[list[ir.Value]] = [[] for _ in range(self.every)]
-        states = list(initial)
         for position in reversed(range(steps)) if self.reverse else range(steps):
             outputs, states = self._full_step(b, [part[position] for part in parts], states)
             for taken, output in zip(shown, outputs, strict=True):
                 taken.append(output)
-        return [b.op("Concat", *(taken[::-1] if self.reverse else taken), axis=0) for taken in shown], states
+        shape = b.ints([steps, -1, self.layer.hidden])
+        joined = [b.op("Concat", *(taken[::-1] if self.reverse else taken), axis=0) for taken in shown]
+        return [b.op("Reshape", value, shape) for value in joined], states
 
-    def _scanned(self, b: Builder, initial: Sequence[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
+    def _scanned(
+        self, b: Builder, first: Sequence[ir.Value], state_shape: Sequence[int | ir.SymbolicDim]
+    ) -> tuple[list[ir.Value], list[ir.Value]]:
         inner = b.branch()
-        time, batch = _time_and_batch(self.layer)
-        state_shape = ir.Shape([batch, self.layer.hidden])
         states = [
-            ir.Value(name=b.unique_name("state"), shape=state_shape.copy(), type=self.layer.x.type) for _ in initial
+            ir.Value(name=b.unique_name("state"), shape=ir.Shape(state_shape), type=self.layer.x.type) for _ in first
         ]
         slices = [
             ir.Value(name=b.unique_name("slice"), shape=ir.Shape(list(value.shape or ())[1:]), type=value.type)
@@ -509,19 +521,31 @@ class _Loop:
         outputs, after = self._full_step(inner, slices, states)
         shown = [inner.op("Identity", output) for output in outputs]
         for value in (*after, *shown):
-            value.shape = state_shape.copy()
+            value.shape = ir.Shape(state_shape)
+        body = ir.Graph([*states, *slices], [*after, *shown], nodes=inner.nodes, name=b.unique_name("steps"))
+        own_constants(body, b)
         results = b.ops(
             "Scan",
-            *(b.op("Squeeze", state, b.ints([0])) for state in initial),
+            *first,
             *self._slices(),
-            outputs=len(after) + len(shown),
-            body=ir.Graph([*states, *slices], [*after, *shown], nodes=inner.nodes, name=b.unique_name("steps")),
+            outputs=len(body.outputs),
+            body=body,
             num_scan_inputs=len(slices),
             scan_input_directions=[1] * len(slices) if self.reverse else None,
             scan_output_directions=[1] * len(shown) if self.reverse else None,
         )
-        every = results[len(after) :]
         for value in results:
             value.type = self.layer.x.type
-            value.shape = ir.Shape([time, batch, self.layer.hidden]) if value in every else state_shape.copy()
-        return list(every), [b.op("Unsqueeze", state, b.ints([0])) for state in results[: len(after)]]
+        return list(results[len(after) :]), list(results[: len(after)])
+
+
+def _cut(b: Builder, value: ir.Value, steps: int) -> Sequence[ir.Value]:
+    """The slices (batch, …) of a value (step, batch, …)."""
+    assert value.shape is not None
+    _, batch, width = value.shape
+    assert isinstance(width, int)
+    joined = b.op("Reshape", value, b.ints([-1, width]))
+    parts = [joined] if steps == 1 else b.ops("Split", joined, outputs=steps, axis=0, num_outputs=steps)
+    for part in parts:
+        part.shape = ir.Shape([batch, width])
+    return parts

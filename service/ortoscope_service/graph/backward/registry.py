@@ -35,6 +35,9 @@ class Call:
     b: Builder
     """Where to emit nodes."""
 
+    early_gates: bool
+    """Whether rules may apply the gates of activation functions before those functions' turn (`gates`)."""
+
     walk: Walk
     """Differentiates the nodes of a subgraph by the rules that hold around it."""
 

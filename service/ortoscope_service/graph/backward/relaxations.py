@@ -69,6 +69,11 @@ class Relaxations:
             return self._overrides[node.op_type]
         return rule_for(node)
 
+    @property
+    def early_gates(self) -> bool:
+        """Whether all activation functions keep their own rules."""
+        return not _NOT_LINEAR.intersection(self.names)
+
     def require_linear(self) -> None:
         """Refuses relaxations that have no transpose.
 

@@ -30,6 +30,8 @@ def differentiate(
     builder: Builder,
     rules: Callable[[ir.Node], Rule | None],
     equals: Mapping[ir.Value, ir.Value] = NOTHING,
+    *,
+    early_gates: bool = True,
 ) -> dict[ir.Value, ir.Value | None]:
     """Emits the nodes that compute a vector-Jacobian product.
 
@@ -40,6 +42,7 @@ def differentiate(
         builder: Where to emit.
         rules: Finds the rule of a node.
         equals: Outputs of nodes that are differentiated through other values that equal them (`expansion`).
+        early_gates: Whether activation functions have their own rules, so that other rules may anticipate them.
 
     Returns:
         The cotangent of each value asked for; None where it is zero.
@@ -54,7 +57,9 @@ def differentiate(
         sources: Collection[ir.Value],
         inner_builder: Builder,
     ) -> Mapping[ir.Value, ir.Value | None]:
-        return differentiate(inner, inner_seeds, sources, inner_builder, rules, equals)
+        return differentiate(
+            inner, inner_seeds, sources, inner_builder, rules, equals, early_gates=early_gates
+        )
 
     active = active_values(nodes, with_respect_to)
     path = _between(nodes, seeds, active, equals)
@@ -80,7 +85,7 @@ def differentiate(
         assert rule is not None
         operands = (*node.inputs, *captures(node))
         wanted = frozenset(position for position, value in enumerate(operands) if value in active)
-        gradients = rule(Call(node, cotangents, wanted, builder, walk))
+        gradients = rule(Call(node, cotangents, wanted, builder, early_gates, walk))
         for position in sorted(wanted):
             gradient, value = gradients.get(position), operands[position]
             if gradient is not None and value is not None:

@@ -6,12 +6,24 @@
 * `preprocessing_choice` (with `conventions`, `photos`, `subject`, `evidence`): how are pixels turned into numbers, and
   how sure is that?
 * `activity`, `running`: how alive the units are; running parts of a model.
-* `exposing`: taps as outputs of a file.
+* `backward_graphs`, `backward_contract`, `backward_check`: gradients that are kept beside the model; are they true?
+* `exposing`: taps as outputs of a file; `gradient_files`: backward and tangent graphs as files.
 """
 
 from ortoscope_service.models.onboarding.exposing import Exposed, expose_file
+from ortoscope_service.models.onboarding.gradient_files import GradientFile, backward_file, tangent_file
 from ortoscope_service.models.onboarding.labels import read_labels
 from ortoscope_service.models.onboarding.preparation import prepare, prepare_zoo
 from ortoscope_service.models.onboarding.report import OnboardingReport
 
-__all__ = ["Exposed", "OnboardingReport", "expose_file", "prepare", "prepare_zoo", "read_labels"]
+__all__ = [
+    "Exposed",
+    "GradientFile",
+    "OnboardingReport",
+    "backward_file",
+    "expose_file",
+    "prepare",
+    "prepare_zoo",
+    "read_labels",
+    "tangent_file",
+]

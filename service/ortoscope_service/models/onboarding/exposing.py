@@ -39,21 +39,21 @@ def expose_file(source: Path, taps: Sequence[str], output: Path) -> Exposed:
         OrtoscopeError: As `load_model` and `resolve_tap` raise; `OUTPUT_NOT_WRITABLE` (FAILED_PRECONDITION).
     """
     model = load_model(source)
-    tensors = tuple(find_tensor(model, name) for name in taps)
+    tensors = find_tensors(model, taps)
     exposed = expose(model, tensors)
     replace_file(output, serialize(exposed))
     return Exposed(tensors, tuple(spec.name for spec in describe_outputs(exposed)))
 
 
-def find_tensor(model: ir.Model, name: str) -> str:
-    """The tensor of a name: any that a node of the main graph makes by its own, or a tap by any of its names.
+def find_tensors(model: ir.Model, names: Sequence[str]) -> tuple[str, ...]:
+    """The tensor of each name: any that a node of the main graph makes by its own, a tap by any of its names.
 
     Raises:
         OrtoscopeError: As `resolve_tap` raises.
     """
-    if any(value.name == name for node in model.graph for value in node.outputs):
-        return name
-    return resolve_tap(find_taps(model), name).tensor
+    known = find_taps(model)
+    plain = {value.name for node in model.graph for value in node.outputs}
+    return tuple(name if name in plain else resolve_tap(known, name).tensor for name in names)
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ from ortoscope_service.graph.constants import weight_bytes
 from ortoscope_service.graph.loading import load_model, serialize
 from ortoscope_service.graph.slicing import expose, trunk
 from ortoscope_service.models.manifest import OutputSpec
-from ortoscope_service.models.onboarding.exposing import find_tensor, replace_file
+from ortoscope_service.models.onboarding.exposing import find_tensors, replace_file
 from ortoscope_service.models.onboarding.inputs import describe_values
 from ortoscope_service.models.onboarding.report import shape_text, table
 from ortoscope_service.models.onboarding.serving import free_batch
@@ -116,13 +116,12 @@ def backward_file(
     relaxations = Relaxations.parse(relax)
     progress("reading the model")
     model = load_model(source)
-    tensor = find_tensor(model, tap)
-    inputs = {value.name for value in model.graph.inputs}
-    sources = [name if name in inputs else find_tensor(model, name) for name in at]
+    inputs = [value.name for value in model.graph.inputs if value.name is not None and value.name in at]
+    tensor, *others = find_tensors(model, [tap, *(name for name in at if name not in inputs)])
     progress("verifying the batch")
     forward, batch = free_batch(trunk(model, [tensor]))
     progress("building the graph")
-    graph = build_backward(forward, tensor, with_respect_to=sources, relaxations=relaxations)
+    graph = build_backward(forward, tensor, with_respect_to=[*inputs, *others], relaxations=relaxations)
     return _write(output, "backward", tensor, graph, forward, batch, relaxations)
 
 
@@ -150,7 +149,7 @@ def tangent_file(
     relaxations = Relaxations.parse(relax)
     progress("reading the model")
     model = load_model(source)
-    tensor = find_tensor(model, tap)
+    (tensor,) = find_tensors(model, [tap])
     progress("verifying the batch")
     forward, batch = free_batch(expose(model, [tensor]))
     progress("building the graph")

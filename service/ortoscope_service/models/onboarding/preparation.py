@@ -13,6 +13,7 @@ from ortoscope_service.graph.loading import load_model
 from ortoscope_service.models import zoo
 from ortoscope_service.models.manifest import Channels, ColorOrder, InputSpec, Manifest, PixelLayout, SizePolicy
 from ortoscope_service.models.onboarding.activity import Activity, measure_activity
+from ortoscope_service.models.onboarding.backward_graphs import check_graphs, unverified, wanted_graphs
 from ortoscope_service.models.onboarding.batch_check import ITEMS, check_batch
 from ortoscope_service.models.onboarding.conventions import Convention
 from ortoscope_service.models.onboarding.inputs import InputShape, describe_outputs, random_feeds
@@ -47,6 +48,8 @@ def prepare(
     layout: PixelLayout | None = None,
     size: tuple[int, int] | None = None,
     images: Path | None = None,
+    backward: Sequence[str] = (),
+    backward_graphs: Sequence[tuple[str, Path]] = (),
     progress: Progress = lambda _: None,
 ) -> OnboardingReport:
     """Adds a bare ONNX file to the repository.
@@ -55,7 +58,8 @@ def prepare(
        as a batch of 3 and one by one, and all outputs and taps compared per item. A model that does not pass is
        served at its own batch.
     2. The preprocessing is taken as given, or guessed from the common conventions; either is tried on photographs.
-    3. The version is written with all that was found out.
+    3. Backward graphs that were asked for are built, or read, and compared with finite differences of the model.
+    4. The version is written with all that was found out.
 
     Args:
         source: The file.
@@ -70,12 +74,14 @@ def prepare(
         layout: Axes of the image input; guessed from where the channels are if None.
         size: Height and width where the model leaves them free; 224 x 224 if None.
         images: Folder of pictures to verify on; the sample photos if None.
+        backward: Taps whose backward graphs are built and kept; an empty name stands for all outputs that are taps.
+        backward_graphs: Taps and the user's own backward graphs of them.
         progress: Told what is being done.
 
     Raises:
-        OrtoscopeError: As `load_model`, `read_labels`, `describe_inputs`, `photos_of_folder`, `Session` and
-            `ModelRepository.add` raise; `NO_TAPS`, `LABEL_COUNT`, `PREPROCESSING_WITHOUT_IMAGE`, `INVALID_MEAN`,
-            `INVALID_STD`, `INVALID_COLOR_ORDER`, `INVALID_SIZE`.
+        OrtoscopeError: As `load_model`, `read_labels`, `describe_inputs`, `photos_of_folder`, `Session`,
+            `wanted_graphs`, `check_graphs` and `ModelRepository.add` raise; `NO_TAPS`, `LABEL_COUNT`,
+            `PREPROCESSING_WITHOUT_IMAGE`, `INVALID_MEAN`, `INVALID_STD`, `INVALID_COLOR_ORDER`, `INVALID_SIZE`.
     """
     wishes = Wishes(
         labels=read_labels(labels) if isinstance(labels, Path) else tuple(labels or ()),
@@ -87,6 +93,8 @@ def prepare(
         layout=layout,
         size=size,
         images=images,
+        backward=tuple(backward),
+        backward_graphs=tuple(backward_graphs),
     )
     progress("reading the model")
     model = load_model(source)
@@ -123,13 +131,15 @@ def _onboard(
     check_labels(original, wishes.labels)
     progress("verifying the batch on random inputs")
     served = serve(original, content, wishes)
+    wanted = wanted_graphs(served, wishes)
     progress("verifying the preprocessing on photographs")
     choice = choose_preprocessing(served, wishes)
     activity = None
     if choice is not None and choice.photos is not None:
         progress("looking at all taps on photographs")
         served, activity = _look_at_taps(served, choice, wishes)
-    warnings = _warnings(served, choice, activity, wishes)
+    graphs = check_graphs(served, wanted, _feeds(served, choice, wishes), progress) if wanted else ()
+    warnings = [*_warnings(served, choice, activity, wishes), *unverified(graphs)]
     progress("writing the version")
     manifest = Manifest(
         digest=digest_of(served.content),
@@ -142,9 +152,10 @@ def _onboard(
         taps=served.taps,
         class_labels=wishes.labels,
         notes=(*warnings, *_remarks(served, choice)),
+        backward=tuple(graph.entry for graph in graphs),
     )
     before = repository.versions(name) if name in repository.names() else []
-    version = repository.add(name, served.content, manifest)
+    version = repository.add(name, served.content, manifest, {graph.entry.tap: graph.content for graph in graphs})
     return OnboardingReport(
         version,
         version.version not in before,
@@ -180,6 +191,13 @@ def _look_at_taps(served: Served, choice: Choice, wishes: Wishes) -> tuple[Serve
         return served, measure_activity(served.model, served.taps, feeds, served.fixed_batch or ITEMS)
     except OrtoscopeError:
         return served, None
+
+
+def _feeds(served: Served, choice: Choice | None, wishes: Wishes) -> Arrays:
+    """A batch of photographs for the image inputs where there are any, random numbers for all others."""
+    if choice is not None and choice.photos is not None:
+        return _photo_feeds(served, choice.photos, choice.verdict.convention, wishes)
+    return random_feeds(served.model, served.inputs, served.fixed_batch or ITEMS)
 
 
 def _photo_feeds(served: Served, photos: Photos, convention: Convention, wishes: Wishes) -> Arrays:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ortoscope_service.graph.taps import Tap
-from ortoscope_service.models.manifest import Manifest, Preprocessing
+from ortoscope_service.models.manifest import BackwardGraph, Manifest, Preprocessing
 from ortoscope_service.models.onboarding.activity import Activity
 from ortoscope_service.models.onboarding.evidence import Verdict
 from ortoscope_service.models.repository import ModelVersion
@@ -75,6 +75,8 @@ class OnboardingReport:
         if self.activity is not None:
             lines += ["units", f"  {_activity(self.activity)}", ""]
         lines += table(f"taps ({len(manifest.taps)})", [_TAP_HEADER, *map(_tap_row, manifest.taps)])
+        if manifest.backward:
+            lines += table("backward graphs", [_BACKWARD_HEADER, *map(_backward_row, manifest.backward)])
         notes = [note for note in manifest.notes if note not in self.warnings]
         if notes:
             lines += ["notes", *(f"  ! {note}" for note in notes), ""]
@@ -113,6 +115,7 @@ class OnboardingReport:
             "predictions": [dataclasses.asdict(prediction) for prediction in self.predictions],
             "activity": dataclasses.asdict(self.activity) if self.activity else None,
             "taps": [{**dataclasses.asdict(tap), "layout": tap.layout.value} for tap in manifest.taps],
+            "backward": [dataclasses.asdict(graph) for graph in manifest.backward],
             "warnings": list(self.warnings),
             "notes": list(manifest.notes),
         }
@@ -135,6 +138,10 @@ class OnboardingReport:
 
 
 _TAP_HEADER = ("NAME", "OPERATOR", "SHAPE", "UNITS", "UNIT AXIS", "SITES", "TENSOR", "")
+
+
+_BACKWARD_HEADER = ("TAP", "ORIGIN", "BYTES", "CHECK", "ALONG GRADIENT", "AT RANDOM", "VALUE", "BATCH", "DIFFERENCES")
+"""The last but one are relative errors."""
 
 
 def _preprocessing(preprocessing: Preprocessing) -> list[str]:
@@ -187,6 +194,13 @@ def _tap_row(tap: Tap) -> tuple[str, ...]:
         tap.tensor if tap.tensor != tap.display_name else "",
         ", ".join(remarks),
     )
+
+
+def _backward_row(graph: BackwardGraph) -> tuple[str, ...]:
+    check = graph.check
+    figures = (check.along_gradient, check.along_random, check.activation, check.batch)
+    errors = ("-" if figure is None else f"{figure:.1e}" for figure in figures)
+    return graph.tap, graph.origin, f"{graph.size_bytes:,}", check.outcome, *errors, check.precision
 
 
 def shape_text(shape: Sequence[int]) -> str:

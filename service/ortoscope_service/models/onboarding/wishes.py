@@ -43,6 +43,12 @@ class Wishes:
     images: Path | None = None
     """Folder of pictures to verify on; the sample photos if None."""
 
+    backward: tuple[str, ...] = ()
+    """Taps whose backward graphs are built and kept; an empty name stands for all outputs that are taps."""
+
+    backward_graphs: tuple[tuple[str, Path], ...] = ()
+    """Taps and the user's own backward graphs of them."""
+
 
 def given_convention(wishes: Wishes, channels: int) -> Convention | None:
     """The convention that the user gave, for a model of 1 or 3 channels; None if none was."""

@@ -1,7 +1,8 @@
 """Activation functions.
 
 Masks are taken from the output where that is exact: ONNX Runtime can then fuse the activation into the convolution
-before it, and need not keep what lies between.
+before it, and need not keep what lies between. They are numbers, 1 or 0, to multiply with, as ONNX Runtime takes ten
+times as long to choose by truth values: a cotangent that is not finite gives NaN where a function is flat.
 """
 
 import math
@@ -9,16 +10,17 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from ortoscope_service.graph.backward.builder import data_type
+from ortoscope_service.graph.backward import gates
+from ortoscope_service.graph.backward.gates import Gate
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
-from ortoscope_service.graph.backward.rules.elementwise import affine, masked, scaled, share, unbroadcast
+from ortoscope_service.graph.backward.rules.elementwise import affine, scaled, share, unbroadcast
 from ortoscope_service.graph.constants import constant_scalar, float_attribute, string_attribute
 
 
 @rule("Relu")
 def relu(call: Call) -> Gradients:
     """The derivative is 1 where the output is positive, else 0, also at the kink, as in PyTorch."""
-    return {0: masked(call, call.b.op("Greater", call.y, call.b.number(0, call.y)), call.g)}
+    return {0: gates.passed(call.b, call.g, call.y, Gate(0.0, None))}
 
 
 @rule("Clip")
@@ -32,21 +34,9 @@ def clip(call: Call) -> Gradients:
     bounds = [call.optional_input(1), call.optional_input(2)]
     constant = all(bound is None or constant_scalar(bound) is not None for bound in bounds)
     if constant and call.wanted == {0}:
-        return {0: _clip_constant(call, *map(constant_scalar, bounds))}
+        gate = gates.gate_of(call.y)
+        return {0: call.g if gate is None else gates.passed(call.b, call.g, call.y, gate)}
     return unbroadcast(call, _clip_computed(call, *bounds))
-
-
-def _clip_constant(call: Call, low: float | None, high: float | None) -> ir.Value:
-    b, largest = call.b, data_type(call.y).max
-    inside = []
-    # Exporters write a bound that is left out as the largest number.
-    if low is not None and low > -largest:
-        inside.append(b.op("Greater", call.y, b.number(low, call.y)))
-    if high is not None and high < largest:
-        inside.append(b.op("Less", call.y, b.number(high, call.y)))
-    if not inside:
-        return call.g
-    return masked(call, b.op("And", *inside) if len(inside) > 1 else inside[0], call.g)
 
 
 def _clip_computed(call: Call, low: ir.Value | None, high: ir.Value | None) -> dict[int, ir.Value]:
@@ -66,23 +56,28 @@ def _clip_computed(call: Call, low: ir.Value | None, high: ir.Value | None) -> d
 def leaky_relu(call: Call) -> Gradients:
     """The derivative is 1 where x > 0, else alpha."""
     b, alpha = call.b, _number(call, "alpha", 0.01)
-    # With a negative slope outputs are positive on both sides.
-    sign = call.y if alpha >= 0 else call.x
-    return scaled(call, b.op("Where", _is_positive(call, sign), b.number(1, call.x), b.number(alpha, call.x)))
+    # With a negative slope, outputs are positive on both sides.
+    positive = gates.is_above(b, call.y if alpha >= 0 else call.x, 0)
+    slope = (
+        b.op("Max", positive, b.number(alpha, positive)) if 0 <= alpha <= 1 else affine(b, positive, 1 - alpha, alpha)
+    )
+    return scaled(call, slope)
 
 
 @rule("PRelu")
 def prelu(call: Call) -> Gradients:
     """The derivative is 1 where x > 0, else the slope; by the slope it is x where that is negative."""
-    b, x = call.b, call.x
-    by_input = b.op("Where", _is_positive(call, x), call.g, b.op("Mul", call.g, call.input(1)))
-    return unbroadcast(call, {0: by_input, 1: b.op("Mul", call.g, b.op("Min", x, b.number(0, x)))})
+    b = call.b
+    right = b.op("Mul", call.g, gates.is_above(b, call.x, 0))
+    left = b.op("Sub", call.g, right)
+    by_input = b.op("Add", right, b.op("Mul", left, call.input(1)))
+    return unbroadcast(call, {0: by_input, 1: b.op("Mul", left, call.x)})
 
 
 @rule("Elu")
 def elu(call: Call) -> Gradients:
     """The derivative is 1 where x > 0, else alpha exp(x) = y + alpha."""
-    return _exponential(call, 1, affine(call.b, call.y, offset=_number(call, "alpha", 1)))
+    return _exponential(call, _number(call, "alpha", 1), 1)
 
 
 @rule("Selu")
@@ -90,18 +85,27 @@ def selu(call: Call) -> Gradients:
     """The derivative is gamma where x > 0, else gamma alpha exp(x) = y + gamma alpha."""
     alpha = _number(call, "alpha", 1.67326319217681884765625)
     gamma = _number(call, "gamma", 1.05070102214813232421875)
-    return _exponential(call, gamma, affine(call.b, call.y, offset=gamma * alpha))
+    return _exponential(call, gamma * alpha, gamma)
 
 
 @rule("Celu")
 def celu(call: Call) -> Gradients:
     """The derivative is 1 where x > 0, else exp(x / alpha) = y / alpha + 1."""
-    return _exponential(call, 1, affine(call.b, call.y, 1 / _number(call, "alpha", 1), 1))
+    negative = call.b.op("Min", call.y, call.b.number(0, call.y))
+    return scaled(call, affine(call.b, negative, 1 / _number(call, "alpha", 1), 1))
 
 
-def _exponential(call: Call, right: float, left: ir.Value) -> Gradients:
-    """Gradients with these derivatives where x > 0 and elsewhere."""
-    return scaled(call, call.b.op("Where", _is_positive(call, call.x), call.b.number(right, call.x), left))
+def _exponential(call: Call, left: float, right: float) -> Gradients:
+    """The derivative is y + left where x <= 0, else right."""
+    b = call.b
+    positive = gates.is_above(b, call.x, 0)
+    if left >= 0:
+        negative = b.op("Min", call.y, b.number(0, call.y))
+    else:
+        # With a negative factor, outputs are positive on both sides.
+        negative = b.op("Mul", call.y, affine(b, positive, -1, 1))
+    derivative = affine(b, negative, offset=left)
+    return scaled(call, b.op("Add", derivative, affine(b, positive, right - left)) if right != left else derivative)
 
 
 @rule("Sigmoid")
@@ -119,19 +123,17 @@ def tanh(call: Call) -> Gradients:
 @rule("HardSigmoid")
 def hard_sigmoid(call: Call) -> Gradients:
     """The derivative is alpha where 0 < y < 1, else 0, also at the kinks, as in PyTorch."""
-    b = call.b
-    inside = b.op("And", _is_positive(call, call.y), b.op("Less", call.y, b.number(1, call.y)))
-    return {0: masked(call, inside, affine(b, call.g, _number(call, "alpha", 0.2)))}
+    g = affine(call.b, call.g, _number(call, "alpha", 0.2))
+    return {0: gates.passed(call.b, g, call.y, Gate(0.0, 1.0))}
 
 
 @rule("HardSwish")
 def hard_swish(call: Call) -> Gradients:
-    """The derivative is x / 3 + 1 / 2 where -3 < x < 3; 0 at the left kink, 1 at the right one, as in PyTorch."""
-    b, x = call.b, call.x
-    one = b.number(1, x)
-    below_right = b.op("Less", x, b.number(3, x))
-    slope = b.op("Where", below_right, affine(b, x, 1 / 3, 1 / 2), one)
-    return scaled(call, masked(call, b.op("Greater", x, b.number(-3, x)), slope))
+    """With y = x s, s = max(0, min(1, x / 6 + 1 / 2)), it is s + x / 6 where 0 < s < 1, else s, as in PyTorch."""
+    b = call.b
+    s = b.op("HardSigmoid", call.x, alpha=1 / 6, beta=0.5)
+    rises = b.op("Mul", gates.is_above(b, s, 0), gates.is_below(b, s, 1))
+    return scaled(call, b.op("Add", s, b.op("Mul", affine(b, call.x, 1 / 6), rises)))
 
 
 @rule("Swish")
@@ -195,20 +197,13 @@ def softsign(call: Call) -> Gradients:
 @rule("ThresholdedRelu")
 def thresholded_relu(call: Call) -> Gradients:
     """The derivative is 1 where x > alpha, else 0, also at the jump, as in PyTorch."""
-    b = call.b
-    return {0: masked(call, b.op("Greater", call.x, b.number(_number(call, "alpha", 1), call.x)), call.g)}
+    return scaled(call, gates.is_above(call.b, call.x, _number(call, "alpha", 1)))
 
 
 @rule("Shrink")
 def shrink(call: Call) -> Gradients:
     """The derivative is 1 where |x| > lambd, else 0, also at the jumps, as in PyTorch."""
-    b = call.b
-    beyond = b.op("Greater", b.op("Abs", call.x), b.number(_number(call, "lambd", 0.5), call.x))
-    return {0: masked(call, beyond, call.g)}
-
-
-def _is_positive(call: Call, value: ir.Value) -> ir.Value:
-    return call.b.op("Greater", value, call.b.number(0, value))
+    return scaled(call, gates.is_above(call.b, call.b.op("Abs", call.x), _number(call, "lambd", 0.5)))
 
 
 def _one_minus_square(call: Call, value: ir.Value) -> ir.Value:

@@ -1,10 +1,10 @@
 """Gradients that stay within the blocked layout of ONNX Runtime's CPU provider.
 
-The provider keeps channels in blocks (NCHWc) as long as it meets nothing but convolutions, pools, `Add`, `Mul` and a few
-activations; a comparison or a `Where` makes it reorder the tensor there and back, which costs more than the comparison. But a depthwise
-convolution with a kernel of one tap and an activation fused to it is an elementwise function within the layout, and it can
-compare: with a huge slope, `Clip(slope * d, 0, 1)` is 0 where d = 0 and 1 where d > 0. That is exact as long as d is not below
-1 / slope, that is for everything but subnormal numbers.
+The provider keeps channels in blocks (NCHWc) as long as it meets nothing but convolutions, pools, `Add`, `Mul` and a
+few activations; a comparison or a `Where` makes it reorder the tensor there and back, which costs more than either. But
+a depthwise convolution with a kernel of one tap and an activation fused to it is an elementwise function within the
+layout, and it can compare: with a huge slope, `Clip(slope * d, 0, 1)` is 0 where d = 0 and 1 where d > 0. That is exact
+as long as d is finite and not below 1 / slope, that is for everything but subnormal numbers.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ _FAR = 2.0**100
 def max_pool_gradient(b: Builder, x: ir.Value, y: ir.Value, g: ir.Value, axes: Sequence[Axis]) -> ir.Value:
     """The cotangent of a two-dimensional max pool's input, all of a window's going to the first of equal maxima.
 
-    A window's maximum is the maximum over its rows of the maxima within the rows. Going back, the first row that holds
-    the maximum is chosen, then the first column within it: the first in row-major order, as in PyTorch.
+    The maximum over a window is the maximum over its rows of the maxima within the rows: first the row is chosen, then
+    the column within it.
 
     Args:
         b: Where to emit.
@@ -37,16 +37,18 @@ def max_pool_gradient(b: Builder, x: ir.Value, y: ir.Value, g: ir.Value, axes: S
     _, column = axes
     channels = channel_count(x)
     x = blocked(b, x, channels)
-    within_rows = b.op(
-        "MaxPool",
-        x,
-        kernel_shape=[1, column.kernel],
-        strides=[1, column.stride],
-        pads=[0, column.pad, 0, column.end_pad],
-    )
-    assert x.shape is not None
-    assert y.shape is not None
-    within_rows.shape = ir.Shape([*x.shape[:3], y.shape[3]])
+    within_rows = x
+    if column.kernel > 1 or column.stride > 1:
+        within_rows = b.op(
+            "MaxPool",
+            x,
+            kernel_shape=[1, column.kernel],
+            strides=[1, column.stride],
+            pads=[0, column.pad, 0, column.end_pad],
+        )
+        assert x.shape is not None
+        assert y.shape is not None
+        within_rows.shape = ir.Shape([*x.shape[:3], y.shape[3]])
     gradient = _max_pool_axis(b, within_rows, y, g, channels, axes, 0)
     return _max_pool_axis(b, x, within_rows, gradient, channels, axes, 1)
 
@@ -73,7 +75,7 @@ def _max_pool_axis(
             for tap in taps:
                 kernel = sum(pads) - (axis.phase_length - axis.windows) + 1
                 moved = shares[tap]
-                if kernel > 1 or sum(pads):
+                if kernel > 1 or any(pads):
                     moved = _pick(b, moved, channels, position, kernel, pads[0] - axis.shift(tap), 1.0, pads, 1)
                 total = moved if total is None else b.op("Add", moved, total)
         phases[(phase,)] = total

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from ortoscope_service.graph.axes import captured_values, subgraphs
 from ortoscope_service.graph.backward.builder import Builder
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
+from ortoscope_service.graph.backward.subgraphs import own_constants, replace_inputs
 from ortoscope_service.graph.backward.walker import FLOATING, active_values
 from ortoscope_service.graph.constants import int_attribute, ints_attribute
 
@@ -273,17 +274,19 @@ class _Back:
     def emit(self) -> Sequence[ir.Value]:
         """Emits the Scan and gives its outputs: the last states, then what was written."""
         reads, writes = self.reads, self._writes
+        body = ir.Graph(self.inputs, self.outputs, nodes=self.nodes, name=self.b.unique_name("steps"))
+        own_constants(body, self.b)
         results = self.b.ops(
             "Scan",
             *self._initial,
             *(read.whole for read in reads),
             outputs=len(self.outputs),
-            body=ir.Graph(self.inputs, self.outputs, nodes=self.nodes, name=self.b.unique_name("steps")),
+            body=body,
             num_scan_inputs=len(reads),
             scan_input_axes=[read.axis for read in reads],
             scan_input_directions=[int(read.reverse) for read in reads],
-            scan_output_axes=[write.axis for write in writes],
-            scan_output_directions=[int(not write.reverse) for write in writes],
+            scan_output_axes=[write.axis for write in writes] or None,
+            scan_output_directions=[int(not write.reverse) for write in writes] or None,
         )
         for result, like in zip(results, [*self._initial, *(write.whole for write in writes)], strict=True):
             result.type = like.type
@@ -301,53 +304,34 @@ def _distribute(loop: _Loop, nodes: Iterable[ir.Node], outputs: Sequence[ir.Valu
     What varies neither with the step nor with the cotangents runs once, before; what the loop knows of each step runs
     in the loop, which hands it out; the rest, linear in the cotangents, is the body of the Scan.
     """
+    outer = loop.node.graph
+    assert outer is not None
     known = {*loop.body.inputs, *(output for node in loop.body for output in node.outputs)}
     linear = set(back.inputs)
-    moved: dict[ir.Value, ir.Value] = {}
     rest = []
     for node in nodes:
-        _replace([node], moved)
         used = captured_values(node)
-        if any(value in linear for value in used) or (subgraphs(node) and known.isdisjoint(used)):
+        if any(value in linear for value in used):
             linear.update(node.outputs)
             rest.append(node)
         elif known.isdisjoint(used):
-            moved.update(zip(node.outputs, _emit_again(back.b, node), strict=True))
+            outer.insert_before(loop.node, node)
         else:
             loop.body.append(node)
             known.update(node.outputs)
     ends = back.b.branch()
-    back.outputs = _apart(ends, [moved.get(output, output) for output in outputs], rest)
+    back.outputs = _apart(ends, outputs, rest)
     back.nodes = [*rest, *ends.nodes]
     handed = {
         value: back.read(*_hand_out(back.b, loop, value))
         for value in dict.fromkeys(value for node in back.nodes for value in captured_values(node))
         if value in known
     }
-    _replace(back.nodes, handed)
+    replace_inputs(back.nodes, handed)
+    own_constants(loop.body, back.b)
     if not back.reads:
         # A Scan takes as many steps as what it reads has slices.
         back.read(*_hand_out(back.b, loop, loop.counter))
-
-
-def _replace(nodes: Iterable[ir.Node], values: Mapping[ir.Value, ir.Value]) -> None:
-    """Gives nodes, and those of their subgraphs, other inputs."""
-    for node in nodes:
-        for position, value in enumerate(node.inputs):
-            if value is not None and value in values:
-                node.replace_input_with(position, values[value])
-        for subgraph in subgraphs(node):
-            _replace(subgraph, values)
-
-
-def _emit_again(b: Builder, node: ir.Node) -> Sequence[ir.Value]:
-    """Emits a node elsewhere. The old one no longer counts as a use of what it used."""
-    outputs = b.ops(node.op_type, *node.inputs, outputs=len(node.outputs), **node.attributes)
-    for new, old in zip(outputs, node.outputs, strict=True):
-        new.shape, new.type = old.shape, old.type
-    for position in range(len(node.inputs)):
-        node.replace_input_with(position, None)
-    return outputs
 
 
 def _apart(b: Builder, values: Iterable[ir.Value], nodes: Iterable[ir.Node]) -> list[ir.Value]:
@@ -401,7 +385,10 @@ def branch(call: Call) -> Gradients:
         outputs = _apart(inner, parts, inner.nodes)
         graph.extend(inner.nodes)
         graph.outputs[:] = outputs
+        own_constants(graph, b)
     results = b.ops("If", call.x, outputs=len(varying), **{name: graph for name, (graph, _, _) in branches.items()})
+    for result, like in zip(results, varying, strict=True):
+        result.shape, result.type = like.shape, like.type
     gradients = dict(zip(varying, results, strict=True))
     return {position: gradients.get(value) for position, value in captured.items()}
 

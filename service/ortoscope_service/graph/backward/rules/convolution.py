@@ -1,22 +1,22 @@
 """Convolutions and transposed convolutions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
-from ortoscope_service.graph.backward.builder import Builder, data_type, rank, static_shape
+from ortoscope_service.graph.backward.builder import Builder, rank, static_shape
 from ortoscope_service.graph.backward.placing import cut, flip
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
+from ortoscope_service.graph.backward.rules.phases import Axis, convolution_gradient, swap_channels
 from ortoscope_service.graph.backward.rules.windows import (
     Window,
     convolution_windows,
     crop,
     framed,
+    static_axes,
     transposed_windows,
 )
-from ortoscope_service.graph.backward.sizes import Size, extent, listed
+from ortoscope_service.graph.backward.sizes import extent, listed
 from ortoscope_service.graph.constants import int_attribute
 
 
@@ -53,9 +53,6 @@ def conv_transpose(call: Call) -> Gradients:
 def input_gradient(b: Builder, g: ir.Value, weight: ir.Value, group: int, windows: Sequence[Window]) -> ir.Value:
     """The cotangent of a convolution's input.
 
-    With the cotangent's values as far apart as their windows were, it is a convolution of stride 1 with the weights
-    turned: flipped along space, input and output channels exchanged.
-
     Args:
         b: Where to emit.
         g: The cotangent of its output.
@@ -63,86 +60,66 @@ def input_gradient(b: Builder, g: ir.Value, weight: ir.Value, group: int, window
         group: Its number of groups.
         windows: How they slide.
     """
-    outputs, inputs, *_ = static_shape(weight) or ()
-    frames = [_frame(window) for window in windows]
-    strides, zeros = [window.stride for window in windows], [frame.zeros for frame in frames]
-    pads = [frame.front for frame in frames] + [frame.back for frame in frames]
-    turned = _turned(b, weight, group)
-    if all(window.reach == 1 for window in windows) and not any(pads):
-        # A convolution that does not look around may come first, while there are no zeros to multiply.
-        whole = spread(b, b.op("Conv", g, turned, group=group), inputs * group, strides, zeros)
-    else:
-        whole = b.op(
-            "Conv",
-            spread(b, g, outputs, strides, zeros),
-            turned,
-            group=group,
-            pads=pads,
-            dilations=[window.dilation for window in windows],
-        )
-    cropped = [index for index, frame in enumerate(frames) if not frame.fits]
-    return crop(b, whole, [windows[index] for index in cropped], [frames[index].start for index in cropped])
+    axes = static_axes(windows)
+    if axes is not None and _have_phases(axes):
+        return convolution_gradient(b, g, weight, group, axes)
+    padding = [(window.begin, window.end) for window in windows if window.stride == 1]
+    known = [(begin, end) for begin, end in padding if isinstance(begin, int) and isinstance(end, int)]
+    if len(known) == len(windows) and all(
+        max(pads) < window.reach for pads, window in zip(known, windows, strict=True)
+    ):
+        return _turned_convolution(b, g, weight, group, windows, known)
+    return _transposed_convolution(b, g, weight, group, windows)
 
 
-def spread(b: Builder, value: ir.Value, channels: int, strides: Sequence[int], zeros: Sequence[int]) -> ir.Value:
-    """Inserts `stride` - 1 zeros between neighbours along the spatial axes, and so many after the last."""
-    if all(stride == 1 for stride in strides):
-        return value
-    ones = b.constant(np.ones([channels, 1, *([1] * len(strides))]), data_type(value))
-    return b.op("ConvTranspose", value, ones, group=channels, strides=list(strides), output_padding=list(zeros))
+def _have_phases(axes: Sequence[Axis]) -> bool:
+    """Whether windows have no holes, or are at all positions and not beyond the reach of the padding."""
+    if all(axis.dilation == 1 for axis in axes):
+        return True
+    return all(axis.stride == 1 and axis.pad <= axis.dilation * (axis.kernel - 1) for axis in axes)
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """What to put around spread values along one axis, so that a convolution gives the input's positions."""
+def _turned_convolution(
+    b: Builder,
+    g: ir.Value,
+    weight: ir.Value,
+    group: int,
+    windows: Sequence[Window],
+    pads: Sequence[tuple[int, int]],
+) -> ir.Value:
+    """The same for windows at all positions, of any number: convolved with the weights turned around.
 
-    zeros: int
-    """Zeros after the last value, fewer than the stride."""
-
-    front: int
-    """Padding of the convolution before the first."""
-
-    back: int
-    """Padding of the convolution after the last."""
-
-    start: Size
-    """Where the input begins in the result."""
-
-    fits: bool
-    """Whether the result is the input, without anything to cut off."""
-
-
-def _frame(window: Window) -> _Frame:
-    begin, end, whole, count = window.begin, window.end, window.extent, window.count
-    around = window.reach - 1
-    if isinstance(begin, int) and isinstance(whole, int) and isinstance(count, int):
-        values = window.stride * (count - 1) + 1
-        zeros = min(window.stride - 1, max(0, whole + begin - values - around))
-        front, back = around - begin, whole + begin - values - zeros
-        return _Frame(zeros, max(0, front), max(0, back), max(0, -front), front >= 0 and back >= 0)
-    front = around - begin if isinstance(begin, int) else around
-    back = around - end if isinstance(end, int) else around
-    start: Size = max(0, -front) if isinstance(begin, int) else begin
-    fits = window.stride == 1 and isinstance(begin, int) and isinstance(end, int) and front >= 0 and back >= 0
-    return _Frame(window.stride - 1, max(0, front), max(0, back), start, fits)
-
-
-def _turned(b: Builder, weight: ir.Value, group: int) -> ir.Value:
-    """Weights flipped along space, with input and output channels exchanged within each group.
-
-    ONNX Runtime folds this when it loads the graph: the file does not hold the weights twice.
+    That is twice as fast as a transposed convolution, which ONNX Runtime does not run in its blocked layout.
     """
-    outputs, inputs, *kernel = static_shape(weight) or ()
-    per_group, spatial = outputs // group, range(2, rank(weight))
-    turned = weight
-    if group == 1:
-        turned = b.op("Transpose", turned, perm=[1, 0, *spatial])
-    elif per_group > 1 or inputs > 1:
-        turned = b.op("Reshape", turned, b.ints([group, per_group, inputs, *kernel]))
-        turned = b.op("Transpose", turned, perm=[0, 2, 1, *(axis + 1 for axis in spatial)])
-        turned = b.op("Reshape", turned, b.ints([group * inputs, per_group, *kernel]))
-    axes = [axis for axis, taps in zip(spatial, kernel, strict=True) if taps > 1]
-    return flip(b, turned, axes) if axes else turned
+    turned = swap_channels(b, weight, static_shape(weight) or (), group)
+    axes = [window.axis for window in windows if window.kernel > 1]
+    return b.op(
+        "Conv",
+        g,
+        flip(b, turned, axes) if axes else turned,
+        group=group,
+        dilations=[window.dilation for window in windows],
+        pads=[
+            *(window.reach - 1 - begin for window, (begin, _) in zip(windows, pads, strict=True)),
+            *(window.reach - 1 - end for window, (_, end) in zip(windows, pads, strict=True)),
+        ],
+    )
+
+
+def _transposed_convolution(
+    b: Builder, g: ir.Value, weight: ir.Value, group: int, windows: Sequence[Window]
+) -> ir.Value:
+    """The same for any windows: padding is put back, too, and whatever no window has reached, and then cut off."""
+    whole = b.op(
+        "ConvTranspose",
+        g,
+        weight,
+        group=group,
+        strides=[window.stride for window in windows],
+        dilations=[window.dilation for window in windows],
+        output_padding=[window.stride - 1 for window in windows],
+    )
+    return crop(b, whole, windows, [window.begin for window in windows])
 
 
 def _weight_gradient(
@@ -153,13 +130,13 @@ def _weight_gradient(
     A weight meets the input at the distances of the windows: a convolution of the input with the cotangent, in which
     batch and channels, strides and dilations have changed places.
     """
-    _, inputs, *kernel = static_shape(weight) or ()
+    outputs, inputs, *kernel = static_shape(weight) or ()
     spatial = [window.axis for window in windows]
     images, pads = framed(b, x, windows)
     if group > 1:
         extents = [extent(b, images, axis) for axis in spatial]
-        apart = b.op("Reshape", images, b.ints([0, group, inputs, -1]))
-        swapped = b.op("Transpose", apart, perm=[2, 1, 0, 3])
+        apart = b.op("Reshape", images, listed(b, [0, group, inputs, *extents]))
+        swapped = b.op("Transpose", apart, perm=[2, 1, 0, *(axis + 1 for axis in spatial)])
         images = b.op("Reshape", swapped, listed(b, [inputs, -1, *extents]))
     else:
         images = b.op("Transpose", images, perm=[1, 0, *spatial])
@@ -172,6 +149,8 @@ def _weight_gradient(
         dilations=[window.stride for window in windows],
         pads=pads,
     )
+    # ONNX's inference gives up on filters of unknown extents.
+    gradient.shape = ir.Shape([inputs, outputs, *(None for _ in spatial)])
     turned = b.op("Transpose", gradient, perm=[1, 0, *spatial])
     return cut(b, turned, spatial, [0] * len(spatial), kernel)
 

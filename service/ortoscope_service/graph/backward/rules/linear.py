@@ -1,3 +1,100 @@
 """Matrix products."""
 
+import onnx_ir as ir
+
+from ortoscope_service.graph.backward.builder import Builder, rank
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
+from ortoscope_service.graph.backward.rules.elementwise import affine
+from ortoscope_service.graph.constants import float_attribute, int_attribute
+
+
+@rule("Gemm")
+def gemm(call: Call) -> Gradients:
+    """With y = α a b + β c: α g bᵀ, α aᵀ g and β g, transposed as the operands are, summed to the shape of c."""
+    b, g, alpha = call.b, call.g, float_attribute(call.node, "alpha")
+    left, right = call.x, call.input(1)
+    left_turned, right_turned = (int_attribute(call.node, name, 0) for name in ("transA", "transB"))
+    gradients: dict[int, ir.Value] = {}
+    if 0 in call.wanted:
+        operands = (right, g, right_turned, 1) if left_turned else (g, right, 0, 1 - right_turned)
+        gradients[0] = _product(b, *operands, alpha)
+    if 1 in call.wanted:
+        operands = (g, left, 1, left_turned) if right_turned else (left, g, 1 - left_turned, 0)
+        gradients[1] = _product(b, *operands, alpha)
+    if 2 in call.wanted:
+        beta = float_attribute(call.node, "beta")
+        gradients[2] = affine(b, b.sum_to(g, call.input(2), source=call.y), 1.0 if beta is None else beta)
+    return gradients
+
+
+def _product(
+    b: Builder, left: ir.Value, right: ir.Value, left_turned: int, right_turned: int, alpha: float | None = None
+) -> ir.Value:
+    """The product of two matrices, either of them transposed on the way, which costs nothing."""
+    return b.op("Gemm", left, right, transA=left_turned or None, transB=right_turned or None, alpha=alpha)
+
+
+@rule("MatMul")
+def mat_mul(call: Call) -> Gradients:
+    """By a it is g bᵀ, by b it is aᵀ g, each summed over the batch axes that were broadcast; vectors are matrices."""
+    b = call.b
+    left, right, g = _as_matrices(call)
+    gradients: dict[int, ir.Value] = {}
+    if 0 in call.wanted:
+        gradients[0] = _by_left(b, left, right, g)
+    if 1 in call.wanted:
+        gradients[1] = _by_right(b, left, right, g)
+    return {position: b.reshape_like(gradient, call.input(position)) for position, gradient in gradients.items()}
+
+
+def _as_matrices(call: Call) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Operands and cotangent with the axes of extent 1 that `MatMul` lends to vectors."""
+    b, left, right, g = call.b, call.x, call.input(1), call.g
+    if rank(right) == 1:
+        right, g = _unsqueezed(b, right, 1), _unsqueezed(b, g, rank(g))
+    if rank(left) == 1:
+        left, g = _unsqueezed(b, left, 0), _unsqueezed(b, g, rank(g) - 1)
+    return left, right, g
+
+
+def _by_left(b: Builder, left: ir.Value, right: ir.Value, g: ir.Value) -> ir.Value:
+    if rank(left) == rank(right) == 2:
+        return _product(b, g, right, 0, 1)
+    product = b.op("MatMul", g, _turned(b, right))
+    _set_shape(product, g, left)
+    return b.sum_to(product, left)
+
+
+def _by_right(b: Builder, left: ir.Value, right: ir.Value, g: ir.Value) -> ir.Value:
+    if rank(right) == 2:
+        # One product of tall matrices adds up over the batch, which many small ones and a sum would do slowly.
+        return _product(b, _rows(b, left), _rows(b, g), 1, 0)
+    product = b.op("MatMul", _turned(b, left), g)
+    _set_shape(product, g, right)
+    return b.sum_to(product, right)
+
+
+def _set_shape(product: ir.Value, batch: ir.Value, matrix: ir.Value) -> None:
+    """Describes matrices like those of one value in the batch of another."""
+    assert batch.shape is not None
+    assert matrix.shape is not None
+    product.shape = ir.Shape([*batch.shape[:-2], *matrix.shape[-2:]])
+
+
+def _unsqueezed(b: Builder, value: ir.Value, axis: int) -> ir.Value:
+    """A value with an axis of extent 1 more."""
+    more = b.op("Unsqueeze", value, b.ints([axis]))
+    assert value.shape is not None
+    more.shape = ir.Shape([*value.shape[:axis], 1, *value.shape[axis:]])
+    return more
+
+
+def _rows(b: Builder, value: ir.Value) -> ir.Value:
+    """All rows of a batch of matrices as one matrix."""
+    return value if rank(value) == 2 else b.op("Flatten", value, axis=rank(value) - 1)
+
+
+def _turned(b: Builder, value: ir.Value) -> ir.Value:
+    """Every matrix transposed."""
+    axes = list(range(rank(value)))
+    return b.op("Transpose", value, perm=[*axes[:-2], axes[-1], axes[-2]])

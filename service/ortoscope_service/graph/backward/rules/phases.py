@@ -158,7 +158,7 @@ def convolution_gradient(b: Builder, g: ir.Value, weight: ir.Value, group: int, 
     swapped = swap_channels(b, weight, (outputs, inputs, *kernel), group)
     combinations = list(itertools.product(*(range(axis.stride) for axis in axes)))
     if group == 1 and 1 < len(combinations) and channels * len(combinations) <= _FEW_CHANNELS:
-        return _all_phases_at_once(b, g, swapped, channels, axes, combinations)
+        return _all_phases_at_once(b, g, swapped, (channels, outputs), axes, combinations)
     phases: dict[tuple[int, ...], ir.Value | None] = {}
     for combination in combinations:
         taps = [axis.taps(phase) for axis, phase in zip(axes, combination, strict=True)]
@@ -175,13 +175,12 @@ def _all_phases_at_once(
     b: Builder,
     g: ir.Value,
     swapped: ir.Value,
-    channels: int,
+    channels: tuple[int, int],
     axes: Sequence[Axis],
     combinations: Sequence[tuple[int, ...]],
 ) -> ir.Value:
     """One convolution that gives all phases as channels, where each alone would leave most of a block empty."""
-    shape = (channels, (static_shape(g) or known_extents(g) or ())[1])
-    assert isinstance(shape[1], int)
+    inputs, outputs = channels
     pads = []
     for axis in axes:
         own = [axis.pads(phase) for phase in range(axis.stride) if axis.taps(phase)]
@@ -190,12 +189,12 @@ def _all_phases_at_once(
     kernels = []
     for combination in combinations:
         taps = [axis.taps(phase) for axis, phase in zip(axes, combination, strict=True)]
-        kernels.append(_phase_kernel(b, swapped, (channels, shape[1]), axes, taps, pads))
+        kernels.append(_phase_kernel(b, swapped, channels, axes, taps, pads))
     kernel = b.op("Concat", *kernels, axis=0)
-    kernel.shape = ir.Shape([channels * len(combinations), shape[1], *lengths])
+    kernel.shape = ir.Shape([inputs * len(combinations), outputs, *lengths])
     together = _convolved(b, g, kernel, 1, axes, pads)
-    parts = b.ops("Split", together, b.ints([channels] * len(combinations)), outputs=len(combinations), axis=1)
-    return interleave(b, dict(zip(combinations, parts, strict=True)), axes, g, channels)
+    parts = b.ops("Split", together, b.ints([inputs] * len(combinations)), outputs=len(combinations), axis=1)
+    return interleave(b, dict(zip(combinations, parts, strict=True)), axes, g, inputs)
 
 
 def _convolved(

@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from ortoscope_service.graph.backward import layout
+from ortoscope_service.graph.backward import gates, layout
 from ortoscope_service.graph.backward.builder import Builder, data_type, rank
 from ortoscope_service.graph.backward.placing import cut, widen
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
 from ortoscope_service.graph.backward.rules import blocked
 from ortoscope_service.graph.backward.rules.convolution import input_gradient
 from ortoscope_service.graph.backward.rules.windows import Window, crop, pool_windows, static_axes
-from ortoscope_service.graph.backward.sizes import Size, extent, larger, listed, minus, plus, quotient, times
+from ortoscope_service.graph.backward.sizes import Size, extent, larger, listed, minus, plus, times
 from ortoscope_service.graph.constants import int_attribute, ints_attribute, string_attribute
 
 
@@ -28,11 +28,19 @@ def max_pool(call: Call) -> Gradients:
     """
     if call.cotangents[0] is None:
         return {}
+    gate = gates.gate_of(call.x) if call.early_gates and gates.has_one_use(call.x) else None
+    if gate is not None:
+        # A maximum tells whether the gate is open as well as what it is the maximum of, and there are fewer of them.
+        call = replace(call, cotangents=(gates.passed(call.b, call.g, call.y, gate), None))
     windows = pool_windows(call)
     axes = static_axes(windows)
     if axes is not None and layout.can_be_blocked(call.x) and all(axis.dilation == 1 for axis in axes):
-        return {0: blocked.max_pool_gradient(call.b, call.x, call.y, call.g, axes)}
-    return {0: _max_pool_gradient(call, windows)}
+        gradient = blocked.max_pool_gradient(call.b, call.x, call.y, call.g, axes)
+    else:
+        gradient = _max_pool_gradient(call, windows)
+    if gate is not None:
+        gates.mark_passed(gradient, [call.x])
+    return {0: gradient}
 
 
 def _max_pool_gradient(call: Call, windows: Sequence[Window]) -> ir.Value:
@@ -99,7 +107,10 @@ def _max_pool_along(
 
 
 def _where(b: Builder, mask: ir.Value, g: ir.Value) -> ir.Value:
-    """The cotangent where the mask holds. (`Where` takes ten times as long, which only an infinite cotangent needs.)"""
+    """The cotangent where a mask holds.
+
+    ONNX Runtime takes ten times as long for `Where`, which cotangents that are infinite would need.
+    """
     return b.op("Mul", b.op("Cast", mask, to=data_type(g)), g)
 
 
@@ -129,37 +140,33 @@ def _put_back(b: Builder, shares: Sequence[ir.Value], window: Window, later: Seq
 
     Positions fall into phases by their remainder modulo the stride; within a phase, the windows are neighbours.
     """
-    begin = window.begin if isinstance(window.begin, int) else 0
+    known = static_axes([window])
+    # Where extents are not known, positions are counted from where the padding begins, which is cut off at the end.
+    begin = known[0].pad if known else 0
     places = [divmod(tap * window.dilation - begin, window.stride) for tap in range(window.kernel)]
-    more = _surplus(window, max(shift for shift, _ in places))
+    if known:
+        more = -(-known[0].extent // window.stride) - known[0].windows
+    else:
+        more = max(shift for shift, _ in places) + (window.stride > 1)
     phases: list[ir.Value | None] = [None] * window.stride
     for share, (shift, phase) in zip(shares, places, strict=True):
-        after, moved = more - shift, share
-        if shift < 0 or after < 0:
-            moved = cut(b, share, [window.axis], [max(0, -shift)], [plus(b, window.count, min(0, after))])
-        moved = widen(b, moved, [window.axis], [max(0, shift)], [max(0, after)])
-        other = phases[phase]
-        phases[phase] = moved if other is None else b.op("Add", other, moved)
+        moved, other = _moved(b, share, window, shift, more), phases[phase]
+        phases[phase] = (other or moved) if other is None or moved is None else b.op("Add", other, moved)
     length = times(b, plus(b, window.count, more), window.stride)
     whole = _interleaved(b, phases, window.axis, [length, *later])
-    if isinstance(window.begin, int) and (length == window.extent or _covers(window)):
+    if length == window.extent or (window.stride == 1 and (window.begin, window.end) == (0, 0)):
         return whole
-    return crop(b, whole, [window], [0 if isinstance(window.begin, int) else window.begin])
+    return crop(b, whole, [window], [0 if known else window.begin])
 
 
-def _surplus(window: Window, farthest: int) -> int:
-    """By how many positions a phase is longer than there are windows."""
-    if isinstance(window.extent, int) and isinstance(window.count, int) and isinstance(window.begin, int):
-        return -(-window.extent // window.stride) - window.count
-    if _covers(window):
-        assert isinstance(window.end, int)
-        return farthest - window.end
-    return farthest + 1
-
-
-def _covers(window: Window) -> bool:
-    """Whether it is known, without extents, how the ends of windows and input lie to each other."""
-    return window.stride == 1 and isinstance(window.begin, int) and isinstance(window.end, int)
+def _moved(b: Builder, share: ir.Value, window: Window, shift: int, more: int) -> ir.Value | None:
+    """One number per window, moved by some positions on an axis that is longer by `more`; None if all get lost."""
+    count, after = window.count, more - shift
+    if isinstance(count, int) and not -count < shift < count + more:
+        return None
+    if shift < 0 or after < 0:
+        share = cut(b, share, [window.axis], [max(0, -shift)], [plus(b, count, min(0, after))])
+    return widen(b, share, [window.axis], [max(0, shift)], [max(0, after)])
 
 
 def _interleaved(b: Builder, phases: Sequence[ir.Value | None], axis: int, extents: Sequence[Size]) -> ir.Value:
@@ -195,17 +202,41 @@ def average_pool_gradient(call: Call, windows: Sequence[Window], *, count_paddin
         windows: How its windows slide.
         count_padding: Whether the average is taken over the padding, too, of zeros.
     """
-    b, size = call.b, math.prod(window.kernel for window in windows)
-    counts = [_element_counts(b, window, count_padding) for window in windows]
-    if all(count is None for count in counts):
-        return sum_over_windows(call, call.g, windows, 1 / size)
-    gradient = call.g
-    for window, count in zip(windows, counts, strict=True):
-        if count is not None:
-            # As wide as the axes from the window's on.
+    b, total, size = call.b, None, 1
+    for window in windows:
+        count = _element_counts(call, window, count_padding)
+        if count is None:
+            size *= window.kernel
+        else:
             aligned = b.op("Reshape", count, b.ints([-1] + [1] * (len(windows) + 1 - window.axis)))
-            gradient = b.op("Div", gradient, b.op("Cast", aligned, to=data_type(gradient)))
-    return gradient
+            total = aligned if total is None else b.op("Mul", total, aligned)
+    g = call.g
+    if total is not None:
+        g = b.op("Div", call.g, b.op("Cast", total, to=data_type(call.g)))
+        g.shape = call.y.shape
+    return sum_over_windows(call, g, windows, 1 / size)
+
+
+def _element_counts(call: Call, window: Window, count_padding: bool) -> ir.Value | None:
+    """Over how many elements along its axis each window averages; None if it is as many as it has taps for all."""
+    b, begin, end = call.b, window.begin, window.end
+    low: Size = minus(b, 0, begin) if count_padding else 0
+    high = plus(b, window.extent, end) if count_padding else window.extent
+    numbers = (window.count, begin, low, high)
+    known = [number for number in numbers if isinstance(number, int)]
+    if len(known) == len(numbers):
+        starts = window.stride * np.arange(known[0]) - known[1]
+        taps = starts[:, None] + window.dilation * np.arange(window.kernel)
+        counts = np.sum((taps >= known[2]) & (taps < known[3]), axis=1)
+        return None if (counts == window.kernel).all() else b.ints(counts.tolist())
+    if not int_attribute(call.node, "ceil_mode", 0) and (count_padding or (begin, end) == (0, 0)):
+        return None
+    indices = b.op("Range", b.constant(0), b.op("Squeeze", listed(b, [window.count])), b.constant(1))
+    firsts = b.op("Sub", b.op("Mul", indices, b.ints([window.stride])), listed(b, [begin]))
+    offsets = b.ints([window.dilation * tap for tap in range(window.kernel)])
+    places = b.op("Add", b.op("Unsqueeze", firsts, b.ints([1])), offsets)
+    inside = b.op("And", b.op("GreaterOrEqual", places, listed(b, [low])), b.op("Less", places, listed(b, [high])))
+    return b.op("ReduceSum", b.op("Cast", inside, to=ir.DataType.INT64), b.ints([1]), keepdims=0)
 
 
 def sum_over_windows(call: Call, g: ir.Value, windows: Sequence[Window], factor: float = 1.0) -> ir.Value:
@@ -214,7 +245,66 @@ def sum_over_windows(call: Call, g: ir.Value, windows: Sequence[Window], factor:
     if not isinstance(channels, int):
         raise call.refuse("with a number of channels that is not known")
     b = call.b
-    if all(window.count == 1 and window.kernel == window.extent and window.dilation == 1 for window in windows):
+    if all(window.is_whole for window in windows):
         return b.op("Expand", b.op("Mul", g, b.number(factor, g)), b.shape(call.x))
     ones = b.constant(np.full([channels, 1, *(window.kernel for window in windows)], factor), data_type(g))
     return input_gradient(b, g, ones, channels, windows)
+
+
+@rule("LpPool")
+def lp_pool(call: Call) -> Gradients:
+    """The p-norm's gradient, sign(x) |x|^(p-1) / y^(p-1); 0 where a window is all zeros."""
+    exponent = int_attribute(call.node, "p", 2)
+    return {0: _scaled_power(call, exponent, sum_over_windows(call, _by_norm(call, exponent), pool_windows(call)))}
+
+
+@rule("GlobalLpPool")
+def global_lp_pool(call: Call) -> Gradients:
+    """The p-norm's gradient, sign(x) |x|^(p-1) / y^(p-1); 0 where a channel is all zeros."""
+    exponent = int_attribute(call.node, "p", 2)
+    return {0: _scaled_power(call, exponent, _by_norm(call, exponent))}
+
+
+def _by_norm(call: Call, exponent: int) -> ir.Value:
+    """The cotangent divided by y^(p-1)."""
+    if exponent == 1:
+        return call.g
+    b, y = call.b, call.y
+    power = y if exponent == 2 else b.op("Pow", y, b.number(exponent - 1, y))
+    return b.op("Where", b.op("Equal", power, b.number(0, y)), b.number(0, y), b.op("Div", call.g, power))
+
+
+def _scaled_power(call: Call, exponent: int, factor: ir.Value) -> ir.Value:
+    """sign(x) |x|^(p-1) times a factor."""
+    b, x = call.b, call.x
+    if exponent == 1:
+        return b.op("Mul", b.op("Sign", x), factor)
+    if exponent > 2:
+        factor = b.op("Mul", b.op("Pow", b.op("Abs", x), b.number(exponent - 2, x)), factor)
+    return b.op("Mul", x, factor)
+
+
+@rule("GlobalAveragePool")
+def global_average_pool(call: Call) -> Gradients:
+    """Every element gets the same part."""
+    b = call.b
+    extents = [extent(b, call.x, axis) for axis in range(2, rank(call.x))]
+    known = [size for size in extents if isinstance(size, int)]
+    if len(known) == len(extents):
+        part = b.op("Mul", call.g, b.number(1 / math.prod(known), call.g))
+    else:
+        count = b.op("ReduceProd", listed(b, extents), keepdims=0)
+        part = b.op("Div", call.g, b.op("Cast", count, to=data_type(call.g)))
+    return {0: b.op("Expand", part, b.shape(call.x))}
+
+
+@rule("GlobalMaxPool")
+def global_max_pool(call: Call) -> Gradients:
+    """All goes to the maximum; of equal ones to the first in row-major order, as in PyTorch's adaptive max pool."""
+    b = call.b
+    rows = b.op("Flatten", call.x, axis=2)
+    first = b.op("ArgMax", rows, axis=1, keepdims=1)
+    size = b.op("Squeeze", b.op("Shape", rows, start=1))
+    positions = b.op("Range", b.constant(0), size, b.constant(1))
+    g = b.op("Flatten", call.g, axis=2)
+    return {0: b.reshape_like(_where(b, b.op("Equal", positions, first), g), call.x)}

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from ortoscope_service.graph.backward.builder import data_type, rank
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
-from ortoscope_service.graph.backward.rules.elementwise import affine, masked
+from ortoscope_service.graph.backward.rules.elementwise import affine
 from ortoscope_service.graph.backward.sizes import extent, times
 from ortoscope_service.graph.constants import constant_ints, int_attribute
 
@@ -28,9 +28,8 @@ def reduce_mean(call: Call) -> Gradients:
 def reduce_extremum(call: Call) -> Gradients:
     """The elements chosen get equal parts, as in PyTorch's `amax`."""
     b = call.b
-    chosen = b.op("Equal", call.x, _kept(call, call.y))
-    count = _reduced(call, "ReduceSum", b.op("Cast", chosen, to=data_type(call.x)))
-    return {0: masked(call, chosen, b.op("Div", _kept(call, call.g), count))}
+    chosen = b.op("Cast", b.op("Equal", call.x, _kept(call, call.y)), to=data_type(call.x))
+    return {0: b.op("Mul", b.op("Div", _kept(call, call.g), _reduced(call, "ReduceSum", chosen)), chosen)}
 
 
 @rule("ReduceProd")
@@ -43,8 +42,8 @@ def reduce_prod(call: Call) -> Gradients:
     zeros = b.op("Cast", is_zero, to=data_type(x))
     other_zeros = b.op("Sub", _reduced(call, "ReduceSum", zeros), zeros)
     product = b.op("Div", _reduced(call, "ReduceProd", without_zeros), without_zeros)
-    others = masked(call, b.op("Equal", other_zeros, zero), product)
-    return {0: b.op("Mul", _kept(call, call.g), others)}
+    has_none = b.op("Cast", b.op("Equal", other_zeros, zero), to=data_type(x))
+    return {0: b.op("Mul", _kept(call, call.g), b.op("Mul", product, has_none))}
 
 
 @rule("ReduceL1")

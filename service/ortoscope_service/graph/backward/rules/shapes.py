@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import onnx_ir as ir
 
+from ortoscope_service.graph.backward import gates
 from ortoscope_service.graph.backward.builder import Builder, rank
-from ortoscope_service.graph.backward.placing import cut, permute, put_back, widen
+from ortoscope_service.graph.backward.placing import CopyingMode, cut, fold, permute, put_back, widen
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
 from ortoscope_service.graph.backward.sizes import (
     Size,
@@ -21,8 +22,6 @@ from ortoscope_service.graph.backward.sizes import (
     plus,
 )
 from ortoscope_service.graph.constants import constant_ints, int_attribute, ints_attribute, string_attribute
-
-_CopyingMode = Literal["edge", "reflect", "wrap"]
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -66,12 +65,17 @@ def tile(call: Call) -> Gradients:
 def concat(call: Call) -> Gradients:
     """Every input gets its part of the cotangent; parts that nobody asks for are not cut out."""
     b, axis = call.b, normal_axis(call)
+    gate = gates.gate_of(call.y) if call.early_gates else None
+    whole = call.g if gate is None else gates.passed(b, call.g, call.y, gate)
     gradients: dict[int, ir.Value | None] = {}
     start: Size = 0
     for position in range(len(call.node.inputs)):
         end = plus(b, start, extent(b, call.input(position), axis))
         if position in call.wanted:
-            gradients[position] = cut(b, call.g, [axis], [start], [end])
+            part = cut(b, whole, [axis], [start], [end])
+            if gates.has_passed(whole, call.y):
+                gates.mark_passed(part, [call.input(position)])
+            gradients[position] = part
         start = end
     return gradients
 
@@ -162,7 +166,7 @@ def pad(call: Call) -> Gradients:
     if 0 in call.wanted and mode == "constant":
         gradients[0] = _unpadded(call, axes, before, after)
     elif 0 in call.wanted:
-        gradients[0] = _folded(call, mode, axes, before, after)
+        gradients[0] = _folded(call, cast("CopyingMode", mode), axes, before, after)
     if 2 in call.wanted and mode == "constant":
         gradients[2] = _over_padding(call)
     return gradients
@@ -189,7 +193,9 @@ def _over_padding(call: Call) -> ir.Value:
     return b.reshape_like(total, call.input(2))
 
 
-def _folded(call: Call, mode: str, axes: Sequence[int], before: Sequence[Size], after: Sequence[Size]) -> ir.Value:
+def _folded(
+    call: Call, mode: CopyingMode, axes: Sequence[int], before: Sequence[Size], after: Sequence[Size]
+) -> ir.Value:
     b, gradient, shape = call.b, call.g, extents(call.b, call.y)
     for axis, start, end in zip(axes, before, after, strict=True):
         shape[axis] = extent(b, call.x, axis)
@@ -203,7 +209,7 @@ def _folded_axis(
     like: ir.Value,
     shape: Sequence[Size],
     axis: int,
-    mode: str,
+    mode: CopyingMode,
     before: Size,
     after: Size,
 ) -> ir.Value:
@@ -212,8 +218,10 @@ def _folded_axis(
     if isinstance(whole, int) and isinstance(before, int) and isinstance(after, int):
         if before == after == 0:
             return gradient
+        if min(before, after) >= 0 and before + after <= whole - 2:
+            return fold(b, gradient, axis, whole, before, after, mode)
         kept = np.arange(max(-before, 0), whole - max(-after, 0))
-        positions = np.pad(kept, (max(before, 0), max(after, 0)), mode=cast("_CopyingMode", mode))
+        positions = np.pad(kept, (max(before, 0), max(after, 0)), mode=mode)
         return put_back(b, gradient, like, shape, axis, positions.tolist())
     numbers = b.op("Range", b.constant(0), b.op("Squeeze", listed(b, [whole])), b.constant(1))
     copies = b.op("Pad", numbers, listed(b, [before, after]), mode=mode)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ortoscope_service.graph.backward.placing import cut, widen
 from ortoscope_service.graph.backward.builder import Builder
+from ortoscope_service.graph.backward.placing import cut, widen
 from ortoscope_service.graph.backward.registry import Call
+from ortoscope_service.graph.backward.rules.phases import Axis
 from ortoscope_service.graph.backward.sizes import Size, extent, larger, minus, plus, quotient, times
-from ortoscope_service.graph.constants import int_attribute, ints_attribute, string_attribute
+from ortoscope_service.graph.constants import ints_attribute, string_attribute
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,14 @@ class Window:
         return self.dilation * (self.kernel - 1) + 1
 
     @property
-    def still(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether there is a window of one tap for every position."""
         return self.kernel == self.stride == 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is one window, of all positions."""
+        return self.kernel == self.reach == self.extent and self.count == 1 and self.begin == 0
 
 
 def convolution_windows(call: Call, kernel: Sequence[int]) -> list[Window]:
@@ -100,11 +106,14 @@ def transposed_windows(call: Call, kernel: Sequence[int]) -> list[Window]:
     """The windows of the convolution whose transpose a transposed convolution is: they slide over its output.
 
     Raises:
-        OrtoscopeError: `UNSUPPORTED_GRADIENT`: an output that is larger than what the windows cover.
+        OrtoscopeError: `UNSUPPORTED_GRADIENT`: an output larger than what the windows cover, or with room for another
+            window, both of which ONNX Runtime refuses, too.
     """
     b, mode = call.b, string_attribute(call.node, "auto_pad", "NOTSET")
     strides, dilations, pads = _attributes(call.node, len(kernel))
     added = ints_attribute(call.node, "output_padding") or (0,) * len(kernel)
+    if any(size >= stride for size, stride in zip(added, strides, strict=True)):
+        raise call.refuse(f"with the output_padding {list(added)} and the strides {list(strides)}")
     sizes = ints_attribute(call.node, "output_shape")
     windows = []
     for index, (taps, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
@@ -138,6 +147,17 @@ def halves(b: Builder, total: Size, *, lower: bool) -> tuple[Size, Size]:
     half = quotient(b, total, 2)
     rest = minus(b, total, half)
     return (rest, half) if lower else (half, rest)
+
+
+def static_axes(windows: Sequence[Window]) -> list[Axis] | None:
+    """The windows as axes of known extents; None if an extent is not known."""
+    axes = []
+    for window in windows:
+        begin, extent, count = window.begin, window.extent, window.count
+        if not (isinstance(begin, int) and isinstance(extent, int) and isinstance(count, int)):
+            return None
+        axes.append(Axis(extent, count, window.kernel, window.stride, begin, window.dilation))
+    return axes
 
 
 def framed(b: Builder, value: ir.Value, windows: Sequence[Window]) -> tuple[ir.Value, list[int]]:
