@@ -194,6 +194,17 @@ class LpPool(OpRun):
         return ((sum(windows.taps(np.abs(x) ** exponent, 0)) ** (1 / exponent)).astype(x.dtype),)
 
 
+class GlobalLpPool(OpRun):
+    """The p-norm of each channel."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(self, x: Array, p: int | None = 2) -> tuple[Array]:
+        exponent = 2 if p is None else p
+        axes = tuple(range(2, x.ndim))
+        return ((np.abs(x) ** exponent).sum(axis=axes, keepdims=True) ** (1 / exponent),)
+
+
 class GlobalMaxPool(OpRun):
     """The largest element of each channel."""
 
@@ -408,6 +419,7 @@ CORRECTED = (
     MaxPool,
     AveragePool,
     LpPool,
+    GlobalLpPool,
     GlobalMaxPool,
     ConvTranspose,
     Erf,

@@ -15,8 +15,8 @@ class Limits:
     """Most items of one request, or of one message of a stream."""
 
     max_attributions_per_request: int = 4096
-    """Most items times selections of one AttributeClasses request. Each costs a pass through the part of the model behind
-    the tap; so many are all sites of a map of 64 x 64."""
+    """Most items times selections of one AttributeClasses request. Each costs a pass through the part of the model
+    behind the tap; so many are all sites of a map of 64 x 64."""
 
     max_page_size: int = 1000
     """Most results on a page of a list."""

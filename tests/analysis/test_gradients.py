@@ -595,3 +595,46 @@ def test_a_model_without_classes_is_told_apart(repository: ModelRepository) -> N
     with pytest.raises(OrtoscopeError, match="m/1") as caught:
         find_classes(add_model(repository, "m", model))
     assert (caught.value.code.value, caught.value.reason) == ("FAILED_PRECONDITION", "NO_CLASSES")
+
+
+# Relaxations
+
+
+def max_pool_classifier() -> onnx.ModelProto:
+    """`image` (n, 2, 6, 4) → `relu` → `pool` (MaxPool 2 x 2: (n, 2, 3, 2)) → `mean` (n, 2) → `logits` (n, 5)."""
+    g = GraphBuilder(0)
+    g.node("Relu", ["image"], "relu")
+    g.node("MaxPool", ["relu"], "pool", kernel_shape=[2, 2], strides=[2, 2])
+    g.node("ReduceMean", ["pool", g.constant("axes", np.array([2, 3], np.int64))], "mean", keepdims=0)
+    g.node("MatMul", ["mean", g.weight("w", (2, 5), 2)], "logits")
+    return g.model([float_value("image", ["n", 2, 6, 4])], [float_value("logits", ["n", CLASSES])], opset=20)
+
+
+def test_averaged_max_pooling_attributes_to_all_of_a_window_alike(repository: ModelRepository) -> None:
+    model = max_pool_classifier()
+    version = add_model(repository, "m", model)
+    images = RNG.standard_normal((3, 2, 6, 4)).astype(np.float32)
+    relaxations = Relaxations.parse(["averaged_max_pool"])
+    w = onnx.numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "w"))
+    relu = np.maximum(images, 0)
+    # Each element has a quarter of its window, and each of the six windows a sixth of the mean.
+    expected = relu.sum((2, 3))[:, :, None] * w / 24
+    found = attribution_of(version, "relu", {"image": images}, Granularity.UNITS, relaxations=relaxations)
+    close(found.attributions, expected)
+    close(found.scores, relu.reshape(3, 2, 3, 2, 2, 2).max((3, 5)).mean((2, 3)) @ w)
+    exact = attribution_of(version, "relu", {"image": images}, Granularity.UNITS)
+    close(exact.totals, exact.scores)  # without a bias, the layers are linear where nothing changes its place
+    _, gradients = gradient_of(version, class_objective(version, 2), {"image": images}, ["relu"], relaxations)
+    close(gradients["relu"], np.broadcast_to(w[:, 2, None, None] / 24, images.shape))
+
+
+def test_guided_gradients_pass_where_both_the_unit_and_its_gradient_are_above_zero(
+    repository: ModelRepository,
+) -> None:
+    version = add_model(repository, "m", dense_classifier())
+    value, gradients = gradient_of(
+        version, class_objective(version, 1), {"x": X}, relaxations=Relaxations.parse(["guided"])
+    )
+    close(value, LOGITS[:, 1])
+    passed = np.where((HIDDEN > 0) & (W["w2"][:, 1] > 0), W["w2"][:, 1], 0)
+    close(gradients["x"], passed @ W["w1"].T)

@@ -364,6 +364,18 @@ def test_provenance_is_complete_and_tells_computations_apart(server: Stubs) -> N
     assert len(set(digests)) == len(digests)
 
 
+def test_relaxations_are_applied_and_named_in_a_fixed_order(server: Stubs) -> None:
+    response = server.gradients.ComputeGradient(request(relaxations=["averaged_max_pool", "guided"]))
+    assert list(response.relaxations) == ["guided", "averaged_max_pool"]
+    passed = np.where((HIDDEN > 0) & (W["w2"][:, 1] > 0), W["w2"][:, 1], 0)
+    close(to_array(response.gradients[0].gradient), passed @ W["w1"].T)
+    exact = server.gradients.ComputeGradient(request())
+    assert response.provenance.spec_digest != exact.provenance.spec_digest
+    found = server.gradients.AttributeClasses(attribution(relaxations=["averaged_max_pool"]))
+    assert list(found.relaxations) == ["averaged_max_pool"]
+    close(to_array(found.totals), ACTIVE @ W["w2"])  # there is no pooling in this model
+
+
 def cotangent(numbers: Array, tap: str = "logits") -> Objective:
     return Objective(cotangent=Objective.Cotangent(tap=tap, tensor=to_tensor(numbers)))
 

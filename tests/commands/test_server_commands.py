@@ -81,6 +81,57 @@ def test_expose_writes_an_onnx_file(net: Path, tmp_path: Path) -> None:
     assert [output.name for output in onnx.load(tmp_path / "out.onnx").graph.output] == ["logits", "relu1", "add"]
 
 
+def test_backward_and_tangent_write_onnx_files_and_report(net: Path, tmp_path: Path) -> None:
+    done = run("backward", net, "--tap", "relu1", "--at", "image", "-o", tmp_path / "backward.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "backward graph of 'relu1'" in done.stdout
+    assert re.search(r"gradient\.image +float32 +n x 3 x 16 x 16", done.stdout)
+    assert "bound to 1, which was rewritten, verified" in done.stdout
+    done = run("tangent", net, "--tap", "gemm", "-o", tmp_path / "tangent.onnx", "--json")
+    document = json.loads(done.stdout)
+    assert document["kind"] == "tangent"
+    assert [output["name"] for output in document["outputs"]] == ["logits", "tangent.logits"]
+    for name in ("backward.onnx", "tangent.onnx"):
+        onnx.checker.check_model(onnx.load(tmp_path / name), full_check=True)
+
+
+def test_a_relaxation_that_there_is_not_is_refused_with_those_that_there_are(net: Path, tmp_path: Path) -> None:
+    done = run("backward", net, "--tap", "relu1", "--relax", "guide", "-o", tmp_path / "out.onnx")
+    assert done.returncode == 2
+    assert "guided" in done.stderr
+    assert "[UNKNOWN_RELAXATION]" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prepare_keeps_backward_graphs(net: Path, tmp_path: Path) -> None:
+    common = ("prepare", net, "--models", tmp_path, "--images", net.parent / "photos", "--json")
+    done = run(*common, "--backward", "relu1")
+    assert done.returncode == 0, done.stderr
+    (graph,) = json.loads(done.stdout)["backward"]
+    assert (graph["tap"], graph["origin"], graph["check"]["outcome"]) == ("relu1", "built", "passed")
+    stored = tmp_path / "net" / "1" / "backward" / "relu1.onnx"
+    done = run(*common, "--backward-graph", f"relu1={stored}")
+    assert json.loads(done.stdout)["backward"][0]["origin"] == "given"
+    done = run(*common, "--backward-graph", "relu1")
+    assert done.returncode == 2
+    assert "[INVALID_BACKWARD_GRAPH]" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--backward"], [""]),
+        (["--backward", "--json"], [""]),
+        (["--backward", "relu1", "--backward"], ["relu1", ""]),
+        (["--backward=relu1", "--backward", "add"], ["relu1", "add"]),
+    ],
+)
+def test_backward_may_name_a_tap_or_none(given: list[str], expected: list[str]) -> None:
+    command = typer.main.get_command(app).commands["prepare"]  # type: ignore[attr-defined]
+    context = command.make_context("prepare", ["net.onnx", "--models", "models", *given])
+    assert context.params["backward"] == expected
+
+
 def test_the_zoo_lists_its_models_and_wants_to_know_where_one_goes() -> None:
     done = run("zoo", "--json")
     assert [model["name"] for model in json.loads(done.stdout)["models"]] == ["efficientnet-lite0"]
@@ -125,7 +176,7 @@ def test_serve_refuses_what_it_must(tmp_path: Path) -> None:
 
 def test_help_teaches_and_every_option_and_argument_is_explained() -> None:
     text = run("--help").stdout
-    for name in ("serve", "prepare", "expose", "zoo", "render-scenes", "validate"):
+    for name in ("serve", "prepare", "expose", "backward", "tangent", "zoo", "render-scenes", "validate"):
         assert re.search(rf"\b{name}\b", text)
     assert "ortoscope-server zoo efficientnet-lite0 --models models" in text
     group = typer.main.get_command(app)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from ortoscope_service.errors import OrtoscopeError
 from ortoscope_service.graph.taps import Layout, Tap
 from ortoscope_service.models.manifest import (
+    BackwardGraph,
+    GradientCheck,
     InputSpec,
     Manifest,
     OutputSpec,
@@ -82,6 +84,23 @@ INPUTS = st.builds(
     shape=SHAPE,
     preprocessing=st.none() | PREPROCESSING,
 )
+BACKWARD = st.builds(
+    BackwardGraph,
+    tap=TEXT,
+    digest=TEXT,
+    size_bytes=st.integers(0, 2**40),
+    relaxations=st.lists(TEXT, max_size=2).map(tuple),
+    origin=st.sampled_from(["built", "given"]),
+    check=st.builds(
+        GradientCheck,
+        outcome=st.sampled_from(["passed", "inconclusive"]),
+        precision=st.sampled_from(["float64", "float32"]),
+        along_gradient=st.none() | FINITE,
+        along_random=st.none() | FINITE,
+        activation=FINITE,
+        batch=st.none() | FINITE,
+    ),
+)
 MANIFESTS = st.builds(
     Manifest,
     digest=TEXT,
@@ -94,6 +113,7 @@ MANIFESTS = st.builds(
     taps=st.lists(TAPS, max_size=3).map(tuple),
     class_labels=st.lists(TEXT, max_size=4).map(tuple),
     notes=st.lists(TEXT, max_size=3).map(tuple),
+    backward=st.lists(BACKWARD, max_size=2).map(tuple),
 )
 EXAMPLE = Manifest(
     digest="sha256:" + "0" * 64,
@@ -124,6 +144,12 @@ def test_a_manifest_read_back_equals_the_one_written(tmp_path_factory, manifest)
 
 def test_the_same_manifest_gives_the_same_bytes():
     assert dump_manifest(EXAMPLE) == dump_manifest(dataclasses.replace(EXAMPLE))
+
+
+def test_a_manifest_that_says_nothing_of_backward_graphs_has_none(tmp_path):
+    path = tmp_path / "manifest.toml"
+    path.write_text(dump_manifest(EXAMPLE).decode().replace("backward = []", ""))
+    assert read_manifest(path) == EXAMPLE
 
 
 def test_the_file_is_toml_that_a_person_can_read():

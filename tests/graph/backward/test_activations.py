@@ -216,3 +216,14 @@ def test_half_precision_stays_half_precision(op_type: str, attributes: Attribute
     found = run_in_onnxruntime(backward, {**half, "cotangent": np.ones(20, np.float16)})["gradient.x"]
     assert found.dtype == np.float16
     np.testing.assert_allclose(found, gradients_of(function(op_type, feeds, attributes), feeds)["x"], atol=1e-2)
+
+
+@pytest.mark.parametrize("op_type", ["Relu", "Clip", "Max", "Sigmoid", "Tanh"])
+def test_double_precision_runs_in_onnxruntime(op_type: str) -> None:
+    feeds = {"x": np.linspace(-3.6, 3.55, 24).reshape(2, 3, 4)}
+    constants = {"Clip": [-1.5, 1.5], "Max": [0.1]}.get(op_type, [])
+    named = {f"constant{position}": np.array(value) for position, value in enumerate(constants)}
+    model = node_model(helper.make_node(op_type, ["x", *named], ["y"]), feeds, named)
+    backward = serialize(build_backward(load_model(model.SerializeToString()), "y"))
+    found = run_in_onnxruntime(backward, {**feeds, "cotangent": np.ones((2, 3, 4))})["gradient.x"]
+    np.testing.assert_allclose(found, gradients_of(model, feeds)["x"], rtol=1e-12)

@@ -170,12 +170,31 @@ def test_the_mean_of_more_elements_than_float16_can_count(free: bool) -> None:
     np.testing.assert_array_equal(found, np.full((1, 2**17), 2**-6, np.float16))
 
 
-@pytest.mark.parametrize("axis", [0, 1, -1])
+CUMULATIVE = {"CumSum": 22, "CumProd": 26}
+"""Cumulative operators and an opset that has them."""
+
+
+@pytest.mark.parametrize("op_type", CUMULATIVE)
+@pytest.mark.parametrize("axis", [0, -1])
 @pytest.mark.parametrize("exclusive", [0, 1])
 @pytest.mark.parametrize("reverse", [0, 1])
-def test_cumulative_sums(axis: int, exclusive: int, reverse: int) -> None:
-    feeds = values("CumSum")
-    node = helper.make_node("CumSum", ["x", "axis"], ["y"], exclusive=exclusive, reverse=reverse)
-    model = node_model(node, feeds, {"axis": np.array(axis)}, symbolic={"x": ["n", "m", 4]})
+def test_cumulative_operators(op_type: str, axis: int, exclusive: int, reverse: int) -> None:
+    feeds = values(op_type)
+    node = helper.make_node(op_type, ["x", "axis"], ["y"], exclusive=exclusive, reverse=reverse)
+    model = node_model(node, feeds, {"axis": np.array(axis)}, symbolic={"x": ["n", "m", 4]}, opset=CUMULATIVE[op_type])
     check_derivatives(model, feeds, directions=1)
     check_single_precision(model, feeds)
+
+
+@pytest.mark.parametrize("exclusive", [0, 1])
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_gradient_of_cumulative_products_with_zeros_is_exact(exclusive: int, reverse: int) -> None:
+    feeds = {"x": np.array([[2.0, 0, 3, 5], [2, 0, 3, 0], [0, 0, 7, 2], [1, 2, 3, 0]])}
+    node = helper.make_node("CumProd", ["x", "axis"], ["y"], exclusive=exclusive, reverse=reverse)
+    # Products are linear in each factor, so that central differences are exact.
+    check_derivatives(node_model(node, feeds, {"axis": np.array(1)}, opset=26), feeds)
+
+
+def test_the_axis_of_a_cumulative_sum_may_be_computed() -> None:
+    feeds: dict[str, Array] = {**values("CumSum"), "axis": np.array(1)}
+    check_derivatives(node_model(helper.make_node("CumSum", ["x", "axis"], ["y"]), feeds), feeds)

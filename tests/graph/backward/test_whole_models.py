@@ -30,9 +30,9 @@ ATTEMPTS = 8
 INPUTS = range(4)
 """Directions that are compared at one input, how many are tried to find so many without a kink, and seeds of inputs."""
 
-STEPS = (1e-6, 1e-7)
+STEP = 1e-7
 AGREEMENT = 3e-7
-"""How well the differences at a step and at half of it must agree: then no kink lies within, and rounding is small."""
+"""How well the differences at the step and at half of it must agree; then no kink lies within and rounding is small."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,9 @@ def truth(subject: Subject) -> Truth:
 
 
 def _smooth_derivative(tap: Callable[[Arrays], Array], feeds: Arrays, along: Arrays, cotangent: Array) -> float | None:
-    """The central difference at the first step that has no kink within; None if all have."""
-    for step in STEPS:
-        whole, half = (_difference(tap, feeds, along, cotangent, size) for size in (step, step / 2))
-        if abs(whole - half) <= AGREEMENT * abs(half):
-            return half
-    return None
+    """The central difference, or None if a kink lies within the step."""
+    whole, half = (_difference(tap, feeds, along, cotangent, step) for step in (STEP, STEP / 2))
+    return half if abs(whole - half) <= AGREEMENT * abs(half) else None
 
 
 def _difference(tap: Callable[[Arrays], Array], feeds: Arrays, along: Arrays, cotangent: Array, step: float) -> float:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from ortoscope_service.graph.axes import RECURRENT, subgraphs
 from ortoscope_service.graph.backward import recurrence
 from ortoscope_service.graph.backward.builder import Builder
+from ortoscope_service.graph.backward.subgraphs import own_constants
 
 Expansions = Mapping[ir.Value, ir.Value]
 """From an output of a node to the value of its expansion that equals it."""
@@ -33,6 +34,7 @@ def expand_functions(graph: ir.Graph, builder: Builder, is_primitive: Callable[[
     equals: dict[ir.Value, ir.Value] = {}
     opset = graph.opset_imports[""]
     pending = [node for node in _all_nodes(graph) if _is_to_expand(node, is_primitive)]
+    changed: list[ir.Graph] = []
     while pending:
         node = pending.pop()
         expanded = _steps(node, builder) if node.op_type in RECURRENT else _function(node, opset, builder)
@@ -41,11 +43,15 @@ def expand_functions(graph: ir.Graph, builder: Builder, is_primitive: Callable[[
         nodes, outputs = expanded
         assert node.graph is not None
         node.graph.insert_before(node, nodes)
+        changed.append(node.graph)
         for own, expanded_output in zip(node.outputs, outputs, strict=False):
             expanded_output.shape = own.shape.copy() if own.shape is not None else None
             expanded_output.type = own.type
             equals[own] = expanded_output
         pending.extend(inner for inner in _all_nodes(nodes) if _is_to_expand(inner, is_primitive))
+    for subgraph in changed:
+        if subgraph is not graph:
+            own_constants(subgraph, builder)
     for constant in builder.constants:
         graph.register_initializer(constant)
     return equals

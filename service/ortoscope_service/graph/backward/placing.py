@@ -40,16 +40,7 @@ def flip(b: Builder, value: ir.Value, axes: Sequence[int]) -> ir.Value:
 
 def widen(b: Builder, value: ir.Value, axes: Sequence[int], before: Sequence[Size], after: Sequence[Size]) -> ir.Value:
     """The value between zeros along some axes; no amount may be negative."""
-    kept = [
-        index
-        for index in range(len(axes))
-        if not (
-            isinstance(before[index], int)
-            and before[index] == 0
-            and isinstance(after[index], int)
-            and after[index] == 0
-        )
-    ]
+    kept = [index for index in range(len(axes)) if before[index] != 0 or after[index] != 0]
     if not kept:
         return value
     amounts = [*(before[index] for index in kept), *(after[index] for index in kept)]
@@ -67,12 +58,15 @@ def permute(b: Builder, value: ir.Value, shape: Sequence[Size], order: Sequence[
     first, end = moved[0], moved[-1] + 1
     turned, tail = _known(shape[first:end]), shape[end:]
     block = math.prod(size if isinstance(size, int) else _BLOCK for size in tail)
-    if not tail or turned is None or block < _BLOCK or math.prod(turned) > _MAX_PERMUTATION:
+    count = math.prod(turned or [0])
+    if not tail or block < _BLOCK or not 0 < count <= _MAX_PERMUTATION:
         return b.op("Transpose", value, perm=order)
-    places = np.arange(math.prod(turned)).reshape(turned).transpose([axis - first for axis in order[first:end]])
-    merged = b.op("Reshape", value, listed(b, [*shape[:first], math.prod(turned), *tail]), allowzero=1)
-    gathered = b.op("Gather", merged, b.ints(places.ravel().tolist()), axis=first)
-    return b.op("Reshape", gathered, listed(b, [*shape[:first], *places.shape, *tail]), allowzero=1)
+    assert turned is not None
+    places = np.arange(count).reshape(turned).transpose([axis - first for axis in order[first:end]])
+    # A zero keeps the extent of an axis, which need not be known then.
+    merged = b.op("Reshape", value, listed(b, [*[0] * first, count, *tail]))
+    gathered = b.op("Gather", merged, b.constant(places.ravel()), axis=first)
+    return b.op("Reshape", gathered, listed(b, [*[0] * first, *places.shape, *tail]))
 
 
 def add_at(

@@ -111,9 +111,7 @@ def minus(b: Builder, one: Size, other: Size) -> Size:
 
 def times(b: Builder, *factors: Size) -> Size:
     """The product of sizes; numbers are multiplied first."""
-    total: Size = 1
-    for factor in factors:
-        total = total * factor if isinstance(total, int) and isinstance(factor, int) else total
+    total: Size = math.prod(factor for factor in factors if isinstance(factor, int))
     for factor in factors:
         if not isinstance(factor, int):
             total = factor if isinstance(total, int) and total == 1 else _binary(b, "Mul", operator.mul, total, factor)

@@ -1,10 +1,10 @@
 """The insides of loops and branches."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
-from ortoscope_service.graph.axes import subgraphs
+from ortoscope_service.graph.axes import captured_values, subgraphs
 from ortoscope_service.graph.backward.builder import Builder
 
 _INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32})
@@ -20,6 +20,20 @@ def replace_inputs(nodes: Iterable[ir.Node], values: Mapping[ir.Value, ir.Value]
                 node.replace_input_with(position, values[value])
         for subgraph in subgraphs(node):
             replace_inputs(subgraph, values)
+
+
+def live_nodes(nodes: Sequence[ir.Node], outputs: Iterable[ir.Value]) -> list[ir.Node]:
+    """Those of some nodes, in order, that outputs are computed from. The others no longer count as uses of anything."""
+    needed = set(outputs)
+    live = []
+    for node in reversed(nodes):
+        if needed.isdisjoint(node.outputs):
+            for position in range(len(node.inputs)):
+                node.replace_input_with(position, None)
+        else:
+            needed.update(captured_values(node))
+            live.append(node)
+    return live[::-1]
 
 
 def own_constants(graph: ir.Graph, b: Builder) -> None:

@@ -14,22 +14,13 @@ import onnx_ir as ir
 from ortoscope_service.graph.axes import captured_values, subgraphs
 from ortoscope_service.graph.backward.builder import Builder
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
-from ortoscope_service.graph.backward.subgraphs import own_constants, replace_inputs
+from ortoscope_service.graph.backward.subgraphs import live_nodes, own_constants, replace_inputs
 from ortoscope_service.graph.backward.walker import FLOATING, active_values
 from ortoscope_service.graph.constants import int_attribute, ints_attribute
 
 _RANDOM = frozenset(
-    {
-        "Bernoulli",
-        "Dropout",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    }
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
-"""Operators that may give something else when they run again."""
 
 
 @dataclass(frozen=True)
@@ -222,12 +213,18 @@ def _hoist_invariants(b: Builder, loop: _Loop, sources: Collection[ir.Value]) ->
     varying = {*body.inputs, *active_values(list(body), sources)}
     for node in list(body):
         varies = any(value in varying for value in captured_values(node))
-        if varies or kept.intersection(node.outputs) or node.op_type in _RANDOM or subgraphs(node):
+        if varies or kept.intersection(node.outputs) or _is_random(node) or subgraphs(node):
             varying.update(node.outputs)
             continue
         body.remove(node)
         _rename(node, b)
         outer.insert_before(loop.node, node)
+
+
+def _is_random(node: ir.Node) -> bool:
+    """Whether a node may give something else when it runs again."""
+    in_training = node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None
+    return node.op_type in _RANDOM or in_training
 
 
 def _rename(node: ir.Node, b: Builder) -> None:
@@ -298,7 +295,7 @@ class _Back:
         return ir.Value(name=self.b.unique_name("inside"), shape=shape, type=like.type)
 
 
-def _distribute(loop: _Loop, nodes: Iterable[ir.Node], outputs: Sequence[ir.Value], back: _Back) -> None:
+def _distribute(loop: _Loop, nodes: Sequence[ir.Node], outputs: Sequence[ir.Value], back: _Back) -> None:
     """Puts each node of a vector-Jacobian product where it runs least.
 
     What varies neither with the step nor with the cotangents runs once, before; what the loop knows of each step runs
@@ -309,7 +306,7 @@ def _distribute(loop: _Loop, nodes: Iterable[ir.Node], outputs: Sequence[ir.Valu
     known = {*loop.body.inputs, *(output for node in loop.body for output in node.outputs)}
     linear = set(back.inputs)
     rest = []
-    for node in nodes:
+    for node in live_nodes(nodes, outputs):
         used = captured_values(node)
         if any(value in linear for value in used):
             linear.update(node.outputs)
@@ -400,7 +397,7 @@ def _differentiated(
     node = call.node
     graph = node.attributes[name].as_graph()
     for inner_node in ir.traversal.RecursiveGraphIterator(graph):
-        if inner_node.op_type in _RANDOM:
+        if _is_random(inner_node):
             raise call.refuse(
                 f"with {inner_node.op_type} in a branch, which would draw other numbers when it runs again"
             )

@@ -203,7 +203,7 @@ def extremum(call: Call) -> Gradients:
     """All goes to the operand chosen; if two are equal, half to each, as in PyTorch's `maximum`.
 
     Three and more are a chain from the front, max(max(a, b), c): if all are equal, c gets half, a and b a quarter each.
-    A constant number is a bound, as in activation functions: the derivative at it is 0, as with constant bounds of Clip.
+    A constant number is a bound, as in activation functions: the derivative at it is 0, as at constant bounds of Clip.
     """
     b, op_type = call.b, call.node.op_type
     gate = gates.gate_of(call.y)

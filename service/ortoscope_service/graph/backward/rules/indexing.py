@@ -1,8 +1,9 @@
 """Operators that pick elements by their positions, and those that put elements there."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from ortoscope_service.graph.backward.builder import Builder, data_type, rank, same_shape, static_shape
@@ -25,6 +26,9 @@ from ortoscope_service.graph.backward.sizes import (
 )
 from ortoscope_service.graph.constants import constant_array, constant_ints, int_attribute, string_attribute
 
+_IN_CONVOLUTIONS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
+"""The data types that ONNX Runtime has transposed convolutions for."""
+
 
 @dataclass(frozen=True)
 class _Stretch:
@@ -32,57 +36,95 @@ class _Stretch:
 
     axis: int
     lowest: Size
+    count: Size
     step: int
-    backwards: bool
 
 
 @rule("Slice")
 def slice_(call: Call) -> Gradients:
     """Zeros for the elements that were not taken: around the others and, with steps, between them."""
-    b, stretches = call.b, _stretches(call)
-    backwards = [stretch.axis for stretch in stretches if stretch.backwards]
+    b, axes, steps = call.b, _axes(call), _steps(call)
+    backwards = [axis for axis, step in zip(axes, steps, strict=True) if step < 0]
     gradient = flip(b, call.g, backwards) if backwards else call.g
     if same_shape(call.x, call.y):
         return {0: gradient}
+    stretches = [
+        _Stretch(axis, _lowest(call, axis, start, step), extent(b, call.y, axis), abs(step))
+        for axis, start, step in zip(axes, elements(b, call.input(1), len(axes)), steps, strict=True)
+    ]
+    shape = extents(b, call.y)
+    for index, stretch in enumerate(stretches):
+        if _is_last_of_many(call, stretch):
+            gradient, stretches[index] = _apart(b, gradient, shape, stretch)
+            shape[stretch.axis] = stretches[index].count
     if any(stretch.step > 1 for stretch in stretches):
         return {0: _spread(call, gradient, stretches)}
-    axes = [stretch.axis for stretch in stretches]
     before = [stretch.lowest for stretch in stretches]
-    rest = [minus(b, extent(b, call.x, axis), extent(b, call.y, axis)) for axis in axes]
-    after = [minus(b, total, lowest) for total, lowest in zip(rest, before, strict=True)]
+    ends = [plus(b, stretch.lowest, stretch.count) for stretch in stretches]
+    after = [minus(b, extent(b, call.x, axis), end) for axis, end in zip(axes, ends, strict=True)]
     return {0: widen(b, gradient, axes, before, after)}
 
 
-def _stretches(call: Call) -> list[_Stretch]:
-    b, starts = call.b, call.input(1)
-    axes, steps = constant_ints(call.optional_input(3)), constant_ints(call.optional_input(4))
-    if call.optional_input(3) is None and (shape := static_shape(starts)) is not None:
-        axes = tuple(range(*shape))
-    if call.optional_input(4) is None:
-        steps = (1,) * len(axes or ())
-    if axes is None or steps is None:
-        raise call.refuse("with computed axes or steps")
-    stretches = []
-    for start, axis, step in zip(elements(b, starts, len(axes)), axes, steps, strict=True):
-        place = axis % rank(call.x)
-        lowest = _lowest(b, start, step, extent(b, call.x, place), extent(b, call.y, place))
-        stretches.append(_Stretch(place, lowest, abs(step), step < 0))
-    return stretches
+def _axes(call: Call) -> list[int]:
+    axes = constant_ints(call.optional_input(3))
+    if call.optional_input(3) is None:
+        shape = static_shape(call.input(1))
+        axes = tuple(range(*shape)) if shape is not None else None
+    if axes is None:
+        raise call.refuse("with computed axes")
+    return [axis % rank(call.x) for axis in axes]
 
 
-def _lowest(b: Builder, start: Size, step: int, whole: Size, part: Size) -> Size:
+def _steps(call: Call) -> Sequence[int]:
+    steps = constant_ints(call.optional_input(4))
+    if steps is None and call.optional_input(4) is not None:
+        raise call.refuse("with computed steps")
+    return steps or (1,) * len(_axes(call))
+
+
+def _lowest(call: Call, axis: int, start: Size, step: int) -> Size:
     """The first position, in the order of storage, that a slice takes."""
-    from_end = plus(b, start, whole)
-    if isinstance(start, int):
-        first = start if start >= 0 else from_end
+    b = call.b
+    if isinstance(start, int) and start == 0 and step > 0:
+        return 0
+    whole, part = extent(b, call.x, axis), extent(b, call.y, axis)
+    if not isinstance(start, int):
+        first: Size = b.op("Where", b.op("Less", start, b.ints([0])), listed(b, [plus(b, start, whole)]), start)
     else:
-        first = b.op("Where", b.op("Less", start, b.ints([0])), listed(b, [from_end]), start)
+        first = start if start >= 0 else plus(b, start, whole)
     if step < 0:
         first = plus(b, smaller(b, first, plus(b, whole, -1)), times(b, plus(b, part, -1), step))
     return smaller(b, larger(b, first, 0), whole)
 
 
-def _spread(call: Call, gradient: ir.Value, stretches: list[_Stretch]) -> ir.Value:
+def _is_last_of_many(call: Call, stretch: _Stretch) -> bool:
+    """Whether single elements are taken of the last axis of several, and a convolution can put them apart."""
+    return (
+        stretch.step > 1
+        and stretch.axis == rank(call.x) - 1 > 0
+        and isinstance(stretch.count, int)
+        and stretch.count > 0
+        and data_type(call.x) in _IN_CONVOLUTIONS
+    )
+
+
+def _apart(b: Builder, gradient: ir.Value, shape: Sequence[Size], stretch: _Stretch) -> tuple[ir.Value, _Stretch]:
+    """Zeros put between the elements of the last axis, by a transposed convolution: it is ten times as fast as Pad.
+
+    Returns:
+        The gradient, and the stretch that it is of now.
+    """
+    assert isinstance(stretch.count, int)
+    *lead, rows, columns = shape
+    count = (stretch.count - 1) * stretch.step + 1
+    images = b.op("Reshape", gradient, listed(b, [times(b, *lead), 1, rows, columns]), allowzero=1)
+    one = b.constant(np.ones((1, 1, 1, 1)), data_type(gradient))
+    apart = b.op("ConvTranspose", images, one, strides=[1, stretch.step])
+    result = b.op("Reshape", apart, listed(b, [*lead, rows, count]), allowzero=1)
+    return result, replace(stretch, count=count, step=1)
+
+
+def _spread(call: Call, gradient: ir.Value, stretches: Sequence[_Stretch]) -> ir.Value:
     """Seen as blocks as long as the step, an axis holds one element in each: pad the blocks, and add blocks around."""
     b, shape = call.b, extents(call.b, call.x)
     blocked = sorted(stretch.axis for stretch in stretches if stretch.step > 1)
@@ -94,7 +136,7 @@ def _spread(call: Call, gradient: ir.Value, stretches: list[_Stretch]) -> ir.Val
         skipped, offset = quotient(b, stretch.lowest, step), remainder(b, stretch.lowest, step)
         axes.append(outer)
         before.append(skipped)
-        after.append(minus(b, blocks, plus(b, skipped, extent(b, call.y, axis))))
+        after.append(minus(b, blocks, plus(b, skipped, stretch.count)))
         if step > 1:
             axes.append(outer + 1)
             before.append(offset)
@@ -186,17 +228,14 @@ def _scatter(
         ones = b.op("Expand", b.number(1, call.x), b.shape(call.x))
         return {0: b.op("Mul", call.g, scatter(ones, call.input(2), "mul"))}
     updates = call.input(2)
-    kept, taken = _equal(b, call.x, call.y), _equal(b, updates, gather(call.y))
-    share = b.op("Div", call.g, b.op("Add", kept, add(taken)))
+    kept, taken = b.op("Equal", call.x, call.y), b.op("Equal", updates, gather(call.y))
+    kept_count, taken_count = (b.op("Cast", won, to=data_type(call.x)) for won in (kept, taken))
+    share = b.op("Div", call.g, b.op("Add", kept_count, add(taken_count)))
     if 0 in call.wanted:
-        gradients[0] = b.op("Mul", share, kept)
+        gradients[0] = b.op("Where", kept, share, b.number(0, call.x))
     if 2 in call.wanted:
-        gradients[2] = b.op("Mul", gather(share), taken)
+        gradients[2] = b.op("Where", taken, gather(share), b.number(0, call.x))
     return gradients
-
-
-def _equal(b: Builder, one: ir.Value, other: ir.Value) -> ir.Value:
-    return b.op("Cast", b.op("Equal", one, other), to=data_type(one))
 
 
 def _add_slices(b: Builder, like: ir.Value, indices: ir.Value, updates: ir.Value, batch: int) -> ir.Value:

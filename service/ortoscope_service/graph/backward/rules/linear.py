@@ -59,7 +59,9 @@ def _as_matrices(call: Call) -> tuple[ir.Value, ir.Value, ir.Value]:
 
 def _by_left(b: Builder, left: ir.Value, right: ir.Value, g: ir.Value) -> ir.Value:
     if rank(left) == rank(right) == 2:
-        return _product(b, g, right, 0, 1)
+        product = _product(b, g, right, 0, 1)
+        product.shape = left.shape
+        return product
     product = b.op("MatMul", g, _turned(b, right))
     _set_shape(product, g, left)
     return b.sum_to(product, left)
@@ -68,7 +70,9 @@ def _by_left(b: Builder, left: ir.Value, right: ir.Value, g: ir.Value) -> ir.Val
 def _by_right(b: Builder, left: ir.Value, right: ir.Value, g: ir.Value) -> ir.Value:
     if rank(right) == 2:
         # One product of tall matrices adds up over the batch, which many small ones and a sum would do slowly.
-        return _product(b, _rows(b, left), _rows(b, g), 1, 0)
+        product = _product(b, _rows(b, left), _rows(b, g), 1, 0)
+        product.shape = right.shape
+        return product
     product = b.op("MatMul", _turned(b, left), g)
     _set_shape(product, g, right)
     return b.sum_to(product, right)

@@ -187,6 +187,16 @@ def _interleaved(b: Builder, phases: Sequence[ir.Value | None], axis: int, exten
     return b.op("Reshape", stacked, listed(b, [*([0] * axis), *extents]))
 
 
+@rule("MaxUnpool")
+def max_unpool(call: Call) -> Gradients:
+    """Every element gets the cotangent of the place where it was put."""
+    if call.optional_input(2) is not None:
+        raise call.refuse("with an output_shape")
+    b = call.b
+    places = b.op("Reshape", call.input(1), b.ints([-1]))
+    return {0: b.reshape_like(b.op("GatherElements", b.op("Reshape", call.g, b.ints([-1])), places), call.x)}
+
+
 @rule("AveragePool")
 def average_pool(call: Call) -> Gradients:
     """Every element of a window gets the same part of its cotangent."""
@@ -266,12 +276,13 @@ def global_lp_pool(call: Call) -> Gradients:
 
 
 def _by_norm(call: Call, exponent: int) -> ir.Value:
-    """The cotangent divided by y^(p-1)."""
+    """The cotangent divided by y^(p-1), or by 1 where that is 0, and with it all elements."""
     if exponent == 1:
         return call.g
     b, y = call.b, call.y
     power = y if exponent == 2 else b.op("Pow", y, b.number(exponent - 1, y))
-    return b.op("Where", b.op("Equal", power, b.number(0, y)), b.number(0, y), b.op("Div", call.g, power))
+    divisor = b.op("Where", b.op("Equal", power, b.number(0, y)), b.number(1, y), power)
+    return b.op("Div", call.g, divisor)
 
 
 def _scaled_power(call: Call, exponent: int, factor: ir.Value) -> ir.Value:

@@ -1,4 +1,4 @@
-"""Reductions over axes, and cumulative ones.
+"""Reductions over axes, and cumulative sums and products.
 
 What rules compute of the output keeps the axes that were reduced, with extent 1, so that it broadcasts to the input.
 """
@@ -81,9 +81,34 @@ def reduce_log_sum_exp(call: Call) -> Gradients:
 
 @rule("CumSum")
 def cum_sum(call: Call) -> Gradients:
-    """The cumulative sum of the cotangent in the other direction."""
+    """Every element gets the cotangents of the sums that it is in."""
+    return {0: _gathered(call, call.g)}
+
+
+@rule("CumProd")
+def cum_prod(call: Call) -> Gradients:
+    """Every element gets the products of the others, which is exact where there are zeros among them, too.
+
+    As long as there was no zero, that is y / x; the first zero gets the products without it; it is in all others.
+    """
+    b, x, axis = call.b, call.x, call.input(1)
+    zero, one = b.number(0, x), b.number(1, x)
     exclusive, reverse = int_attribute(call.node, "exclusive", 0), int_attribute(call.node, "reverse", 0)
-    return {0: call.b.op("CumSum", call.g, call.input(1), exclusive=exclusive, reverse=1 - reverse)}
+    is_zero = b.op("Equal", x, zero)
+    zeros = b.op("CumSum", b.op("Cast", is_zero, to=data_type(x)), axis, reverse=reverse)
+    has_none, has_one = b.op("Equal", zeros, zero), b.op("Equal", zeros, one)
+    is_first = b.op("And", is_zero, has_one)
+    without = b.op("CumProd", b.op("Where", is_first, one, x), axis, exclusive=exclusive, reverse=reverse)
+    ratio = b.op("Div", _gathered(call, b.op("Mul", call.g, call.y)), b.op("Where", is_zero, one, x))
+    at_first = _gathered(call, b.op("Mul", call.g, without))
+    masks = [b.op("Cast", mask, to=data_type(x)) for mask in (has_none, is_first)]
+    return {0: b.op("Add", b.op("Mul", ratio, masks[0]), b.op("Mul", at_first, masks[1]))}
+
+
+def _gathered(call: Call, value: ir.Value) -> ir.Value:
+    """For each element of a cumulative operator's input, the sum over the results that it is in."""
+    exclusive, reverse = int_attribute(call.node, "exclusive", 0), int_attribute(call.node, "reverse", 0)
+    return call.b.op("CumSum", value, call.input(1), exclusive=exclusive, reverse=1 - reverse)
 
 
 def _kept(call: Call, value: ir.Value) -> ir.Value:

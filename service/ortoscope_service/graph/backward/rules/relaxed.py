@@ -1,11 +1,11 @@
 """The rules of relaxations, by operator.
 
-Those of activation functions concern rectifiers, however they are written: `Relu`, `Clip` with constant bounds, `Max` and
-`Min` with a constant number. For any other use of these operators the ordinary rules hold. They look at the cotangent's
-sign, which is that of an ascent: a positive cotangent asks for a larger value.
+Those of activation functions concern rectifiers, however they are written: `Relu`, `Clip` with constant bounds, `Max`
+and `Min` with a constant number. For any other use of these operators the ordinary rules hold. They look at the
+cotangent's sign, which is that of an ascent: a positive cotangent asks for a larger value.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -121,7 +121,7 @@ def _average(call: Call, value: ir.Value) -> ir.Value:
 
 def _averaged(call: Call, g: ir.Value) -> ir.Value:
     """The transpose of that: the cotangent of its input for one of its output."""
-    g.shape, g.type = call.y.shape, call.y.type
+    g.shape, g.type = call.y.shape.copy() if call.y.shape is not None else None, call.y.type
     averaging = replace(call, cotangents=(g,))
     if call.node.op_type == "GlobalMaxPool":
         gradient = pooling.global_average_pool(averaging)[0]

@@ -98,10 +98,13 @@ def depth_to_space(call: Call) -> Gradients:
     """Undone by SpaceToDepth, which has the order of channels DCR."""
     b, block = call.b, int_attribute(call.node, "blocksize", 0)
     gradient = b.op("SpaceToDepth", call.g, blocksize=block)
-    if _depth_last(call):
+    if string_attribute(call.node, "mode", "DCR") == "DCR":
         return {0: gradient}
     shape = extents(b, call.x)
-    return {0: _regrouped(b, gradient, shape, [block**2, extent(b, call.y, 1)])}
+    apart = [shape[0], block**2, extent(b, call.y, 1), *shape[2:]]
+    order = [0, 2, 1, *range(3, len(apart))]
+    swapped = permute(b, b.op("Reshape", gradient, listed(b, apart), allowzero=1), apart, order)
+    return {0: b.reshape_like(swapped, call.x)}
 
 
 @rule("SpaceToDepth")
@@ -109,18 +112,6 @@ def space_to_depth(call: Call) -> Gradients:
     """Undone by DepthToSpace with the same order of channels."""
     mode = string_attribute(call.node, "mode", "DCR")
     return {0: call.b.op("DepthToSpace", call.g, blocksize=int_attribute(call.node, "blocksize", 0), mode=mode)}
-
-
-def _depth_last(call: Call) -> bool:
-    return string_attribute(call.node, "mode", "DCR") == "DCR"
-
-
-def _regrouped(b: Builder, value: ir.Value, shape: Sequence[Size], groups: Sequence[Size]) -> ir.Value:
-    """The channels, seen as a matrix of these extents, transposed."""
-    apart = [shape[0], *groups, *shape[2:]]
-    order = [0, 2, 1, *range(3, len(apart))]
-    swapped = permute(b, b.op("Reshape", value, listed(b, apart), allowzero=1), apart, order)
-    return b.op("Reshape", swapped, listed(b, shape), allowzero=1)
 
 
 @rule("Col2Im")
