@@ -107,6 +107,8 @@ class Pool:
             {"x": values},
             symbolic={"x": free} if self.symbolic else {},
             output_type=helper.np_dtype_to_tensor_dtype(values.dtype),
+            # ONNX Runtime has no GlobalLpPool of opset 22.
+            opset=21,
         )
 
     def distinct(self) -> Array:

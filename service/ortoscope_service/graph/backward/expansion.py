@@ -121,6 +121,8 @@ def _type_proto(value: ir.Value | None) -> onnx.TypeProto:
 
 def _inline(node: ir.Node, body: onnx.FunctionProto, builder: Builder) -> tuple[list[ir.Node], list[ir.Value]]:
     """Copies of the body's nodes on the node's own inputs, and the values that stand for its outputs."""
+    # The standard leaves out of a body what computes outputs that the node lacks, but still lists them.
+    del body.output[len(node.outputs) :]
     function = ir.serde.deserialize_function(body)
     values: dict[ir.Value, ir.Value | None] = {}
     for position, formal in enumerate(function.inputs):

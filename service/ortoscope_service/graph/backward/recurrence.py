@@ -147,9 +147,11 @@ def expand(node: ir.Node, b: Builder) -> list[ir.Value] | None:
     Returns:
         Values that equal the layer's outputs Y, Y_h and Y_c, in its own layout; None if the layer has a `problem`.
     """
-    if problem(node) is not None:
-        return None
-    states = run(node, b, every=1)
+    return None if problem(node) is not None else outputs_of(node, b, run(node, b, every=1))
+
+
+def outputs_of(node: ir.Node, b: Builder, states: Sequence[States]) -> list[ir.Value]:
+    """Puts states, as `run` gives them, together to the outputs Y, Y_h and Y_c of a layer, in its own layout."""
     outputs = [b.op("Concat", *(b.op("Unsqueeze", part, b.ints([1])) for part in states[0].steps), axis=1)]
     outputs += [b.op("Concat", *state.last, axis=0) for state in states]
     if _read(node).batch_axis == 1:
@@ -167,14 +169,22 @@ def problem(node: ir.Node) -> str | None:
     return None
 
 
-def run(node: ir.Node, b: Builder, *, every: int, shifts: Sequence[Sequence[ir.Value]] = ()) -> list[States]:
+def run(
+    node: ir.Node,
+    b: Builder,
+    *,
+    every: int,
+    shifts: Mapping[int, Sequence[ir.Value]] = MappingProxyType({}),
+    unroll: bool = True,
+) -> list[States]:
     """Emits the steps of a layer that has no `problem`.
 
     Args:
         node: An LSTM, GRU or RNN.
         b: Where to emit.
         every: How many of the states, hidden first, are wanted after every step; the `steps` of others are empty.
-        shifts: For each state, what to add to it after each step, for each direction, (step, batch, unit).
+        shifts: By the number of the state, what to add to it after each step, for each direction, (step, batch, unit).
+        unroll: Whether short sequences are unrolled.
 
     Returns:
         The hidden states and, for an LSTM, the cells.
@@ -188,7 +198,8 @@ def run(node: ir.Node, b: Builder, *, every: int, shifts: Sequence[Sequence[ir.V
         sequences, step = _MAKERS[node.op_type](b, cell)
         for value, gates in zip(sequences, _GATES[node.op_type], strict=True):
             value.shape = ir.Shape([*_time_and_batch(layer), gates * layer.hidden])
-        loop = _Loop(layer, step, sequences, [state[index] for state in shifts], keep, every, reverse)
+        own_shifts = {state: parts[index] for state, parts in shifts.items()}
+        loop = _Loop(layer, step, sequences, own_shifts, keep, every, reverse, unroll)
         all_steps, final = loop.run(b, [state[index] for state in initial])
         for state, value in enumerate(all_steps):
             steps[state].append(value)
@@ -444,8 +455,8 @@ class _Loop:
     sequences: Sequence[ir.Value]
     """What the step takes slices of, (step, batch, …)."""
 
-    shifts: Sequence[ir.Value]
-    """What is added to each state after each step, (step, batch, unit), or nothing."""
+    shifts: Mapping[int, ir.Value]
+    """By the number of the state, what is added to it after each step, (step, batch, unit)."""
 
     keep: ir.Value | None
     """Whether an item's sequence goes on, (step, batch, 1)."""
@@ -454,6 +465,7 @@ class _Loop:
     """How many of the states are wanted after each step."""
 
     reverse: bool
+    unroll: bool
 
     def run(self, b: Builder, initial: Sequence[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
         """The wanted states after every step, and all states after the last one.
@@ -465,7 +477,7 @@ class _Loop:
         steps, batch = _time_and_batch(self.layer)
         first = [b.op("Squeeze", state, b.ints([0])) for state in initial]
         state_shape = [batch, self.layer.hidden]
-        if isinstance(steps, int) and 0 < steps <= UNROLLED_STEPS:
+        if self.unroll and isinstance(steps, int) and 0 < steps <= UNROLLED_STEPS:
             every, after = self._unrolled(b, first, steps)
         else:
             every, after = self._scanned(b, first, state_shape)
@@ -480,19 +492,18 @@ class _Loop:
         return every, last
 
     def _slices(self) -> list[ir.Value]:
-        return [*self.sequences, *self.shifts, *([] if self.keep is None else [self.keep])]
+        return [*self.sequences, *self.shifts.values(), *([] if self.keep is None else [self.keep])]
 
     def _full_step(
         self, b: Builder, slices: Sequence[ir.Value], states: Sequence[ir.Value]
     ) -> tuple[list[ir.Value], list[ir.Value]]:
         """The states wanted after a step, and all states to go on with."""
         own = len(self.sequences)
-        after = self.step(b, slices[:own], states)
-        if self.shifts:
-            shifts = slices[own : own + len(self.shifts)]
-            after = [b.op("Add", state, shift) for state, shift in zip(after, shifts, strict=True)]
+        after = list(self.step(b, slices[:own], states))
+        for state, shift in zip(self.shifts, slices[own:], strict=False):
+            after[state] = b.op("Add", after[state], shift)
         if self.keep is None:
-            return list(after[: self.every]), list(after)
+            return after[: self.every], after
         shown = [b.op("Where", slices[-1], state, b.number(0, state)) for state in after[: self.every]]
         return shown, [b.op("Where", slices[-1], new, old) for new, old in zip(after, states, strict=True)]
 
