@@ -186,6 +186,43 @@ def check_single_precision(
         np.testing.assert_allclose(results[name], value, rtol=0, atol=tolerance * size, err_msg=name)
 
 
+def check_affine(model: onnx.ModelProto, feeds: Arrays, by: str = "x", *, tolerance: float = 1e-5) -> None:
+    """Asserts that gradient and tangent of an affine model belong to the values that ONNX Runtime computes, in float32.
+
+    The derivative of f(x) = Ax + b along v is f(v) - f(0), so nothing but the values themselves is needed: for
+    operators on which ONNX Runtime and the reference evaluator disagree, the gradient must be that of what a client
+    gets.
+
+    Args:
+        model: A float64 model; it is turned into one of float32.
+        feeds: Values of its inputs.
+        by: The input that the model is affine in.
+        tolerance: The largest error, relative to the size of the sums' terms, or of the tangent's elements.
+    """
+    single, tap = single_precision(model), model.graph.output[0].name
+    rounded = {name: value.astype(np.float32) if value.dtype == np.float64 else value for name, value in feeds.items()}
+    rng = np.random.default_rng(0)
+    along = rng.standard_normal(rounded[by].shape).astype(np.float32)
+
+    def value(x: Array) -> Array:
+        return run_in_onnxruntime(single, {**rounded, by: x})[tap]
+
+    difference = value(along) - value(np.zeros_like(along))
+    cotangent = rng.standard_normal(difference.shape).astype(np.float32)
+    loaded = load_model(single.SerializeToString())
+    results = run_in_onnxruntime(
+        serialize(build_backward(loaded, tap, with_respect_to=[by])), {**rounded, "cotangent": cotangent}
+    )
+    np.testing.assert_array_equal(results["activation"], value(rounded[by]))
+    truth, found = cotangent * difference, results[f"gradient.{by}"] * along
+    assert abs(truth.sum() - found.sum()) <= tolerance * max(np.abs(truth).sum(), np.abs(found).sum(), 1e-3)
+    copying, start, _ = _copying(single, tap, by)
+    tangent = build_tangent(load_model(copying.SerializeToString()), start)
+    tangents = run_in_onnxruntime(serialize(tangent), {**rounded, "tangent": along})
+    size = max(float(np.abs(difference).max(initial=0)), 1e-3)
+    np.testing.assert_allclose(tangents[f"tangent.{tap}"], difference, rtol=0, atol=tolerance * size)
+
+
 def single_precision(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model with float32 wherever it has float64: in inputs, outputs, constants and casts."""
     copy = onnx.ModelProto()
@@ -228,6 +265,16 @@ def _moved(model: onnx.ModelProto, tap: str, feeds: Arrays, along: Arrays, step:
 
 def _tangent(model: onnx.ModelProto, tap: str, feeds: Arrays, source: str, along: Array) -> Array:
     """The derivative of the tap along one input, by the tangent graph that starts at a copy of that input."""
+    copying, start, uses = _copying(model, tap, source)
+    loaded = load_model(copying.SerializeToString())
+    if not uses:
+        return np.zeros_like(evaluate(_exposing(model, tap), feeds)[tap])
+    results = evaluate(serialize(build_tangent(loaded, start)), {**feeds, "tangent": along})
+    return results[f"tangent.{tap}"]
+
+
+def _copying(model: onnx.ModelProto, tap: str, source: str) -> tuple[onnx.ModelProto, str, int]:
+    """The model with the tap as its output and a copy of an input in its place; the copy's name and number of uses."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.output[:]
@@ -237,11 +284,7 @@ def _tangent(model: onnx.ModelProto, tap: str, feeds: Arrays, source: str, along
     start = f"{source}_copied"
     uses = _redirect(copy.graph, source, start)
     copy.graph.node.insert(0, helper.make_node("Identity", [source], [start], name="copy_of_the_input"))
-    loaded = load_model(copy.SerializeToString())
-    if not uses:
-        return np.zeros_like(evaluate(_exposing(model, tap), feeds)[tap])
-    results = evaluate(serialize(build_tangent(loaded, start)), {**feeds, "tangent": along})
-    return results[f"tangent.{tap}"]
+    return copy, start, uses
 
 
 def _redirect(graph: onnx.GraphProto, source: str, target: str) -> int:

@@ -109,13 +109,19 @@ STEPS: Mapping[str, tuple[Callable[..., tuple[Array, ...]], int, int, tuple[str,
 """Step, gates, states and default activation functions of each operator."""
 
 
-def run_layer(operator: str, inputs: Sequence[Array | None], attributes: Mapping[str, Any]) -> list[Array]:
+def run_layer(
+    operator: str,
+    inputs: Sequence[Array | None],
+    attributes: Mapping[str, Any],
+    shifts: Mapping[int, Array] | None = None,
+) -> list[Array]:
     """All states of a layer after each step, zeros behind the end of an item, and after the last step.
 
     Args:
         operator: LSTM, GRU or RNN.
         inputs: As the operator has them.
         attributes: As the operator has them; those that are None are not set.
+        shifts: By the number of the state, what to add to it after each step, (step, direction, batch, unit).
 
     Returns:
         For each state, hidden first: (step, direction, batch, unit), and (direction, batch, unit) after the last step;
@@ -153,6 +159,8 @@ def run_layer(operator: str, inputs: Sequence[Array | None], attributes: Mapping
             states = [np.zeros(units) if state is None else state[direction, item] for state in initial[:state_count]]
             for time in reversed(range(length)) if backwards else range(length):
                 states = list(step(x[time, item], states, weights, own, **options))
+                for number, shift in (shifts or {}).items():
+                    states[number] = states[number] + shift[time, direction, item]
                 for record, state in zip(every, states, strict=True):
                     record[time, direction, item] = state
             for record, state in zip(last, states, strict=True):

@@ -17,6 +17,9 @@ from ortoscope_service.graph.unit_flow import fallback_unit_axis, unit_axes
 _DATA_TYPES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.DOUBLE: "float64"}
 """bfloat16 is left out: it has no NumPy type, and the CPU provider computes next to nothing in it."""
 
+BY_PRODUCT = "ortoscope.by_product"
+"""Key in the metadata of a tensor that keeps it from being a tap."""
+
 _FIRST_OUTPUT_ONLY = frozenset({"BatchNormalization", "Dropout", "LayerNormalization", "MaxPool"})
 """Operators whose further outputs (masks, statistics) are by-products of training."""
 
@@ -111,6 +114,7 @@ def find_taps(model: ir.Model) -> tuple[Tap, ...]:
         and output.name
         and output.dtype in _DATA_TYPES
         and not (index and node.op_type in _FIRST_OUTPUT_ONLY)
+        and BY_PRODUCT not in output.metadata_props
         and _has_leading_batch(output, places.get(output), batch)
     ]
     names = name_tensors(values, graph)

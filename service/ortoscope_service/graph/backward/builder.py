@@ -20,10 +20,6 @@ class Builder:
         prefix: How the names of new values begin.
         inputs: The graph's inputs. Extents that carry the name of a free dimension of an input are read off that, not
             off the value that has them: a `Shape` keeps a value in memory and takes it out of a fast layout.
-
-    Attributes:
-        nodes: The nodes emitted so far, in order.
-        constants: The constants made so far, as initializers that belong to no graph yet.
     """
 
     def __init__(self, taken: set[str], prefix: str, inputs: Sequence[ir.Value] = ()) -> None:
@@ -42,10 +38,12 @@ class Builder:
 
     @property
     def nodes(self) -> Sequence[ir.Node]:
+        """The nodes emitted so far, in order."""
         return self._tape.nodes
 
     @property
     def constants(self) -> Sequence[ir.Value]:
+        """The constants made so far, as initializers that belong to no graph yet."""
         return self._tape.initializers
 
     def branch(self) -> "Builder":
@@ -69,7 +67,8 @@ class Builder:
         values = self._tape.op_multi_out(op_type, list(inputs), given, num_outputs=count, name=name)
         for index, value in enumerate(values):
             value.name = name if index == 0 else self.unique_name(op_type)
-            value.dtype = _data_type_of_output(op_type, inputs, given, index)
+            if (known := _data_type_of_output(op_type, inputs, given, index)) is not None:
+                value.dtype = known
         return values
 
     def constant(self, array: npt.ArrayLike, data_type: ir.DataType | None = None) -> ir.Value:
@@ -154,7 +153,7 @@ class Builder:
             return self._sum_to_computed(value, like)
         lead = len(whole) - len(part)
         aligned = [1] * lead + list(part)
-        if any(own != size and own != 1 for own, size in zip(aligned, whole, strict=True)):
+        if any(own not in {size, 1} for own, size in zip(aligned, whole, strict=True)):
             return self._sum_to_computed(value, like)
         summed = [axis for axis, (own, size) in enumerate(zip(aligned, whole, strict=True)) if own == 1 and size != 1]
         leading = [axis for axis in range(lead) if axis not in summed]

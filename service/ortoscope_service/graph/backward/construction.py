@@ -43,7 +43,7 @@ def build_backward(
     """Builds the backward graph of a tap.
 
     Args:
-        model: A model from `loading.load_model`, its batch free if every item's gradient is to be had at any batch size.
+        model: A model from `loading.load_model`, its batch free if the graph is to run at any batch size.
         tensor: The tap: name of a floating-point tensor.
         with_respect_to: Names of the tensors at which the gradient is asked for; by default all floating-point inputs
             that the tap is computed from.
@@ -70,7 +70,9 @@ def build_backward(
     equals = expand_functions(graph, builder, lambda node: _is_primitive(node, rules))
     infer_shapes(forward)
     cotangent = _like(tap, COTANGENT)
-    gradients = differentiate(list(graph), {tap: cotangent}, sources, builder, rules, equals, early_gates=relaxations.early_gates)
+    gradients = differentiate(
+        list(graph), {tap: cotangent}, sources, builder, rules, equals, early_gates=relaxations.early_gates
+    )
     results = {ACTIVATION: tap}
     for source in sources:
         gradient = gradients[source]
@@ -123,7 +125,9 @@ def build_tangent(model: ir.Model, tensor: str, *, relaxations: Relaxations = NO
     equals = expand_functions(graph, builder, lambda node: _is_primitive(node, rules))
     infer_shapes(forward)
     placeholders = {end: _like(end, builder.unique_name("cotangent")) for end in ends}
-    gradient = differentiate(list(graph), placeholders, [tap], builder, rules, equals, early_gates=relaxations.early_gates)[tap] or builder.zeros_like(tap)
+    gradient = differentiate(
+        list(graph), placeholders, [tap], builder, rules, equals, early_gates=relaxations.early_gates
+    )[tap] or builder.zeros_like(tap)
     _append(graph, builder)
     tangent = _like(tap, builder.unique_name(TANGENT))
     inputs = list(graph.inputs)
@@ -235,12 +239,9 @@ def _set_interface(
     _refuse_reserved(own, {*added, *results})
     inputs = [*own, *added.values()]
     names = {*results, *added, *(value.name or "" for value in own)}
-    outputs = []
-    for name, value in results.items():
-        if value.producer() is None or value in outputs:
-            source, value = value, _identity(graph, value)
-            value.shape, value.type = source.shape, source.type
-        outputs.append(value)
+    outputs: list[ir.Value] = []
+    for value in results.values():
+        outputs.append(_copy(graph, value) if value.producer() is None or value in outputs else value)
     for value in list(ir.convenience.create_value_mapping(graph).values()):
         if value.name in names and value not in inputs and value not in outputs:
             _rename(graph, value, builder.unique_name("renamed"))
@@ -265,10 +266,12 @@ def _refuse_reserved(inputs: Sequence[ir.Value], names: Collection[str]) -> None
             )
 
 
-def _identity(graph: ir.Graph, value: ir.Value) -> ir.Value:
+def _copy(graph: ir.Graph, value: ir.Value) -> ir.Value:
     node = ir.Node("", "Identity", [value])
     graph.append(node)
-    return node.outputs[0]
+    copy = node.outputs[0]
+    copy.shape, copy.type = value.shape, value.type
+    return copy
 
 
 def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:

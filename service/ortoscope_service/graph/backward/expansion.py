@@ -131,7 +131,7 @@ def _inline(node: ir.Node, body: onnx.FunctionProto, builder: Builder) -> tuple[
     for inner in function:
         attributes = [
             attribute
-            for attribute in map(lambda a: _resolved(a, node, function), inner.attributes.values())
+            for attribute in (_resolved(own, node, function) for own in inner.attributes.values())
             if attribute
         ]
         copy = ir.Node(

@@ -1,7 +1,7 @@
 """Gates: activation functions that let a cotangent through, or nothing of it.
 
-A gate is found from the output of the activation function alone, so that ONNX Runtime can fuse the function itself into the
-convolution before it. Since a gate only ever zeroes, it may be applied early, where there is less to zero: before a
+A gate is found from the output of the activation function alone, so that ONNX Runtime can fuse the function itself into
+the convolution before it. Since a gate only ever zeroes, it may be applied early, where there is less to zero: before a
 `Concat` is taken apart, or to the cotangent of a max pool's output instead of its input's. A cotangent that has
 passed its gate carries a mark, and the activation function's own rule then leaves it as it is.
 """
@@ -25,7 +25,7 @@ _KEY = "ortoscope.gate"
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate is open where low < y < high for the output y of its activation function, which never leaves [low, high]."""
+    """Open where low < y < high, for the output y of the activation function, which never leaves [low, high]."""
 
     low: float | None
     """The lower bound, None if there is none."""
@@ -37,8 +37,8 @@ class Gate:
 def gate_of(value: ir.Value) -> Gate | None:
     """The gate through which every cotangent of a value must pass on its way back; None if there is none.
 
-    A value has a gate if `Relu` made it, or `Clip` with constant bounds, or `Max` or `Min` with a constant number, or if
-    it is a `Concat` of nothing but values with that same gate that go nowhere else.
+    A value has a gate if `Relu` made it, or `Clip` with constant bounds, or `Max` or `Min` with a constant number, or
+    if it is a `Concat` of nothing but values with that same gate that go nowhere else.
     """
     node = value.producer()
     if node is None or node.domain:
@@ -90,8 +90,8 @@ def passed(b: Builder, g: ir.Value, y: ir.Value, gate: Gate) -> ir.Value:
         gate: The gate.
 
     Returns:
-        The product of the cotangent with 1 or 0, marked as having passed; NaN where a cotangent that is not finite meets a closed
-        gate.
+        The product of the cotangent with 1 or 0, marked as having passed; NaN where a cotangent that is not finite
+        meets a closed gate.
     """
     if has_passed(g, y):
         return g

@@ -1,9 +1,9 @@
 """What is known of the blocked layout of ONNX Runtime's CPU provider, in which convolutions run fastest.
 
 The provider keeps the channels of (batch, channel, row, column) tensors in blocks ("NCHWc") from a convolution or pool
-on, as long as it meets nothing but convolutions, pools, additions and products of two such tensors, and nearest upsampling.
-Everything else makes it reorder the tensor, there and back, which costs as much as the operation itself. Whatever is
-known of this here changes how fast a graph runs, never what it computes.
+on, as long as it meets nothing but convolutions, pools, additions and products of two such tensors, a few activation
+functions, and nearest upsampling. Everything else makes it reorder the tensor, there and back, which costs as much as
+the operation itself. Whatever is known of this here changes how fast a graph runs, never what it computes.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,20 @@ from ortoscope_service.graph.constants import int_attribute, ints_attribute
 
 _MADE_BLOCKED = frozenset({"AveragePool", "MaxPool"})
 _KEPT_BLOCKED = frozenset(
-    {"Add", "BatchNormalization", "Clip", "Dropout", "HardSigmoid", "Identity", "Mul", "Relu", "Resize", "Sigmoid", "Sum", "Tanh"}
+    {
+        "Add",
+        "BatchNormalization",
+        "Clip",
+        "Dropout",
+        "HardSigmoid",
+        "Identity",
+        "Mul",
+        "Relu",
+        "Resize",
+        "Sigmoid",
+        "Sum",
+        "Tanh",
+    }
 )
 _CHANNEL_MULTIPLE = 4
 """The layout takes channels of a multiple of this number, and fills them up to blocks."""
@@ -28,7 +41,7 @@ _KEY = "ortoscope.blocked"
 
 
 def can_be_blocked(value: ir.Value) -> bool:
-    """Whether a value has two spatial axes, a known number of channels that the layout takes, and float32 or float64."""
+    """Whether a value is float32 or float64 and has two spatial axes and a number of channels that the layout takes."""
     extents = known_extents(value)
     return (
         extents is not None
@@ -85,7 +98,7 @@ def _convolves_blocked(node: ir.Node) -> bool:
 
 
 def scaled(b: Builder, value: ir.Value, channels: int, factor: float, offset: float = 0.0) -> ir.Value:
-    """factor * value + offset in the blocked layout, by a depthwise convolution of one tap."""
+    """Factor * value + offset in the blocked layout, by a depthwise convolution of one tap."""
     weight = b.constant(np.full((channels, 1, 1, 1), factor), data_type(value))
     bias = b.constant(np.full(channels, offset), data_type(value)) if offset else None
     return b.op("Conv", value, weight, bias, group=channels)

@@ -1,6 +1,7 @@
 """Bringing old graphs to an opset whose forms of the operators the rules read and write."""
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +16,9 @@ _log = logging.getLogger(__name__)
 MINIMUM = 20
 """The oldest opset that rules know: axes of reductions are inputs (18), Pad and Resize have axes (18, 19), GridSample
 takes any rank (20)."""
+
+_LARGE = 1024
+"""Bytes from which on a constant is a weight: nothing that a conversion reads, such as axes, pads or scales."""
 
 _RESIZE_HAS_MODES = 11
 """The opset in which Resize got attributes for how coordinates are transformed and rounded."""
@@ -34,9 +38,10 @@ def modernize(model: ir.Model) -> ir.Model:
     """
     if model.graph.opset_imports[""] >= MINIMUM:
         return model.clone()
-    proto = ir.to_proto(model)
+    skeleton = model.clone()
+    weights = _set_weights_aside(skeleton.graph)
     try:
-        converted = version_converter.convert_version(proto, MINIMUM)
+        converted = version_converter.convert_version(ir.to_proto(skeleton), MINIMUM)
     except Exception as error:
         _log.warning("a model could not be converted to opset %d: %s", MINIMUM, error)
         raise invalid(
@@ -46,12 +51,33 @@ def modernize(model: ir.Model) -> ir.Model:
             opset=model.graph.opset_imports[""],
         ) from error
     modern = ir.from_proto(converted)
+    _put_weights_back(modern.graph, weights)
     if model.graph.opset_imports[""] < _RESIZE_HAS_MODES:
         for node in list(ir.traversal.RecursiveGraphIterator(modern.graph)):
             if node.op_type == "Resize" and not node.domain:
                 _say_how_to_resize(node)
     infer_shapes(modern)
     return modern
+
+
+def _set_weights_aside(graph: ir.Graph) -> Mapping[str, ir.TensorProtocol]:
+    """Makes inputs of large initializers and returns their values: the converter copies several times what it gets."""
+    weights = {}
+    for name, value in list(graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes > _LARGE:
+            tensor = weights[name] = value.const_value
+            value.shape, value.dtype = ir.Shape(tensor.numpy().shape), tensor.dtype
+            value.const_value = None
+            del graph.initializers[name]
+            graph.inputs.append(value)
+    return weights
+
+
+def _put_weights_back(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]) -> None:
+    for value in [value for value in graph.inputs if value.name in weights]:
+        graph.inputs.remove(value)
+        value.const_value = weights[value.name or ""]
+        graph.register_initializer(value)
 
 
 def _say_how_to_resize(node: ir.Node) -> None:

@@ -199,6 +199,8 @@ def run(
         for value, gates in zip(sequences, _GATES[node.op_type], strict=True):
             value.shape = ir.Shape([*_time_and_batch(layer), gates * layer.hidden])
         own_shifts = {state: parts[index] for state, parts in shifts.items()}
+        for shift in own_shifts.values():
+            shift.shape = ir.Shape([*_time_and_batch(layer), layer.hidden])
         loop = _Loop(layer, step, sequences, own_shifts, keep, every, reverse, unroll)
         all_steps, final = loop.run(b, [state[index] for state in initial])
         for state, value in enumerate(all_steps):
@@ -220,6 +222,11 @@ def _read(node: ir.Node) -> _Layer:
     return _Layer(node, hidden, _activations(node), clip if clip is not None and clip > 0 else None)
 
 
+def direction_count(node: ir.Node) -> int:
+    """Two for a bidirectional layer, else one."""
+    return 2 if _direction(node) == "bidirectional" else 1
+
+
 def _direction(node: ir.Node) -> str:
     return string_attribute(node, "direction", "forward")
 
@@ -227,7 +234,7 @@ def _direction(node: ir.Node) -> str:
 def _activations(node: ir.Node) -> tuple[tuple[Activation, ...], ...]:
     """The activation functions of each direction."""
     default = _ACTIVATIONS[node.op_type]
-    count = 2 if _direction(node) == "bidirectional" else 1
+    count = direction_count(node)
     given = node.attributes.get("activations")
     names = [name.lower() for name in (given.as_strings() if given is not None else default * count)]
     if node.op_type == "RNN" and given is not None:

@@ -27,7 +27,8 @@ class Call:
     """The node to differentiate, of an opset from `opset.MINIMUM` on."""
 
     cotangents: tuple[ir.Value | None, ...]
-    """The cotangent of each output, None where it is zero; at least one is not. Each has its output's shape and type."""
+    """The cotangent of each output, None where it is zero; at least one is not. Each has its output's shape and
+    type."""
 
     wanted: frozenset[int]
     """Positions of the operands whose cotangents are asked for; others would be thrown away."""

@@ -48,7 +48,7 @@ def differentiate(
         The cotangent of each value asked for; None where it is zero.
 
     Raises:
-        OrtoscopeError: `UNSUPPORTED_GRADIENT` (UNIMPLEMENTED), before anything is emitted where an operator has no rule.
+        OrtoscopeError: `UNSUPPORTED_GRADIENT` (UNIMPLEMENTED), before anything is emitted where a rule is missing.
     """
 
     def walk(
@@ -57,9 +57,7 @@ def differentiate(
         sources: Collection[ir.Value],
         inner_builder: Builder,
     ) -> Mapping[ir.Value, ir.Value | None]:
-        return differentiate(
-            inner, inner_seeds, sources, inner_builder, rules, equals, early_gates=early_gates
-        )
+        return differentiate(inner, inner_seeds, sources, inner_builder, rules, equals, early_gates=early_gates)
 
     active = active_values(nodes, with_respect_to)
     path = _between(nodes, seeds, active, equals)
@@ -72,25 +70,25 @@ def differentiate(
             pending[value].append(seed)
     found: dict[ir.Value, ir.Value | None] = {}
     for node in reversed(path):
-        cotangents = tuple(_total(pending.pop(output, []), output, builder) for output in node.outputs)
-        found.update(zip(node.outputs, cotangents, strict=True))
-        if all(cotangent is None for cotangent in cotangents):
+        cotangents = {output: _total(pending.pop(output, []), output, builder) for output in node.outputs}
+        found.update(cotangents)
+        given = {output: cotangent for output, cotangent in cotangents.items() if cotangent is not None}
+        if not given:
             continue
         if any(output in equals for output in node.outputs):
-            for output, cotangent in zip(node.outputs, cotangents, strict=True):
-                if cotangent is not None:
-                    pending[equals[output]].append(cotangent)
+            for output, cotangent in given.items():
+                pending[equals[output]].append(cotangent)
             continue
         rule = rules(node)
         assert rule is not None
         operands = (*node.inputs, *captures(node))
         wanted = frozenset(position for position, value in enumerate(operands) if value in active)
-        gradients = rule(Call(node, cotangents, wanted, builder, early_gates, walk))
+        gradients = rule(Call(node, tuple(cotangents.values()), wanted, builder, early_gates, walk))
         for position in sorted(wanted):
-            gradient, value = gradients.get(position), operands[position]
-            if gradient is not None and value is not None:
-                _describe(gradient, value)
-                pending[value].append(gradient)
+            gradient, operand = gradients.get(position), operands[position]
+            if gradient is not None and operand is not None:
+                _describe(gradient, operand)
+                pending[operand].append(gradient)
     return {
         value: found[value] if value in found else _total(pending.pop(value, []), value, builder)
         for value in with_respect_to

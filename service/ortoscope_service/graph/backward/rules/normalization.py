@@ -1,41 +1,57 @@
-"""Normalization over channels, neighbours and batches."""
+"""Normalization over channels, neighbours, groups and rows.
 
+x̂ is the normalized value, before scale and bias, d the deviation from the mean and r the factor between the two. All are
+found from the input again, deviations first, so that nothing cancels; for half precision in single precision, as the
+standard has it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
 import onnx_ir as ir
 
-from ortoscope_service.graph.backward.builder import Builder, rank
+from ortoscope_service.graph.backward.builder import Builder, data_type, rank, static_shape
 from ortoscope_service.graph.backward.layout import can_be_blocked, channel_count, is_blocked
+from ortoscope_service.graph.backward.placing import in_single
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
 from ortoscope_service.graph.backward.rules.elementwise import affine, converted
-from ortoscope_service.graph.constants import float_attribute, int_attribute
+from ortoscope_service.graph.backward.rules.shapes import normal_axis
+from ortoscope_service.graph.backward.sizes import extent, extents, listed, quotient, times
+from ortoscope_service.graph.constants import float_attribute, int_attribute, ints_attribute
 
 
 @rule("BatchNormalization")
 def batch_normalization(call: Call) -> Gradients:
-    """With y = s (x - m) / sqrt(v + ε) + t, all of s, t, m and v given, x gets g s / sqrt(v + ε)."""
-    b, g = call.b, call.g
+    """With y = s (x - m) / sqrt(v + ε) + t and given m and v, x gets g s / sqrt(v + ε).
+
+    In training mode, m and v are those of the batch, as in InstanceNormalization.
+    """
     if int_attribute(call.node, "training_mode", 0):
-        raise call.refuse("in training mode")
+        if any(cotangent is not None for cotangent in call.cotangents[1:]):
+            raise call.refuse("by its running statistics")
+        return _per_channel(call, call.x, call.g, [axis for axis in range(rank(call.x)) if axis != 1])
+    b, g = call.b, call.g
     scale, mean, variance = call.input(1), call.input(3), call.input(4)
-    epsilon = float_attribute(call.node, "epsilon")
-    spread = b.op("Sqrt", affine(b, variance, offset=1e-5 if epsilon is None else epsilon))
+    spread = b.op("Sqrt", affine(b, variance, offset=_number(call, "epsilon", 1e-5)))
     factor = b.op("Div", converted(b, scale, variance), spread)
     gradients: dict[int, ir.Value | None] = {}
     if 0 in call.wanted:
         gradients[0] = _times_channels(call, converted(b, factor, call.x))
-    if call.wanted - {0}:
-        total = converted(b, _over_channels(call, g), variance)
+    if call.wanted & {2, 3}:
+        total = converted(b, _over_channels(b, g, rank(call.x)), variance)
         gradients[2] = converted(b, total, call.input(2))
         gradients[3] = b.op("Neg", b.op("Mul", total, factor))
     if call.wanted & {1, 4}:
         deviation = b.op("Sub", call.x, _along_channels(b, converted(b, mean, call.x), rank(call.x)))
-        moved = b.op("Div", converted(b, _over_channels(call, b.op("Mul", g, deviation)), variance), spread)
-        gradients[1] = converted(b, moved, scale)
-        gradients[4] = affine(b, b.op("Div", b.op("Mul", moved, factor), spread), -0.5)
+        moment = converted(b, _over_channels(b, b.op("Mul", g, deviation), rank(call.x)), variance)
+        by_scale = b.op("Div", moment, spread)
+        gradients[1] = converted(b, by_scale, scale)
+        gradients[4] = affine(b, b.op("Div", b.op("Mul", by_scale, factor), spread), -0.5)
     return gradients
 
 
 def _times_channels(call: Call, factor: ir.Value) -> ir.Value:
-    """The cotangent times a factor per channel; where it stays in the blocked layout, by a convolution of one tap."""
+    """The cotangent times a factor per channel; by a convolution of one tap where that stays in the blocked layout."""
     b, x, g = call.b, call.x, call.g
     if can_be_blocked(x) and (is_blocked(x) or is_blocked(g)):
         channels = channel_count(x)
@@ -45,48 +61,24 @@ def _times_channels(call: Call, factor: ir.Value) -> ir.Value:
     return b.op("Mul", g, _along_channels(b, factor, rank(x)))
 
 
-def _along_channels(b: Builder, values: ir.Value, axes: int) -> ir.Value:
-    """A list of values for the channels of a tensor with so many axes."""
-    return values if axes <= 2 else b.op("Reshape", values, b.ints([-1, *[1] * (axes - 2)]))
+@rule("InstanceNormalization")
+def instance_normalization(call: Call) -> Gradients:
+    """With y = s x̂ + t for each channel of each item, x gets s r (g - mean(g) - x̂ mean(g x̂))."""
+    return _per_channel(call, call.x, call.g, range(2, rank(call.x)))
 
 
-def _over_channels(call: Call, value: ir.Value) -> ir.Value:
-    """Sums for each channel."""
-    others = [axis for axis in range(rank(call.x)) if axis != 1]
-    return call.b.op("ReduceSum", value, call.b.ints(others), keepdims=int(rank(call.x) == 1))
-
-
-@rule("LRN")
-def local_response_normalization(call: Call) -> Gradients:
-    """With d = bias + α mean(x²) over a window of channels, y = x d⁻ᵝ, x gets g d⁻ᵝ - 2 α β x mean'(g y / d).
-
-    The mean' is over the channels in whose windows a channel lies, that is over the window turned around.
-    """
-    b, x, node = call.b, call.x, call.node
-    size = int_attribute(node, "size", 1)
-    alpha, beta, bias = (
-        default if (given := float_attribute(node, name)) is None else given
-        for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
-    )
-    before, after = (size - 1) // 2, size // 2
-    base = affine(b, _window_mean(call, b.op("Mul", x, x), before, after), alpha, bias)
-    scaled = b.op("Mul", call.g, b.op("Pow", base, b.number(-beta, x)))
-    spread = _window_mean(call, b.op("Div", b.op("Mul", scaled, x), base), after, before)
-    return {0: b.op("Sub", scaled, b.op("Mul", affine(b, x, 2 * alpha * beta), spread))}
-
-
-def _window_mean(call: Call, value: ir.Value, before: int, after: int) -> ir.Value:
-    """The mean over neighbouring channels, zeros beyond the first and the last."""
-    if before == after == 0:
-        return value
-    b = call.b
-    axes = rank(call.x)
-    depth = b.op("Unsqueeze", value, b.ints([1]))
-    pooled = b.op(
-        "AveragePool",
-        depth,
-        kernel_shape=[before + after + 1, *[1] * (axes - 2)],
-        pads=[before, *[0] * (axes - 2), after, *[0] * (axes - 2)],
-        count_include_pad=1,
-    )
-    return b.op("Squeeze", pooled, b.ints([1]))
+@rule("GroupNormalization")
+def group_normalization(call: Call) -> Gradients:
+    """As InstanceNormalization, over groups of channels; s and t are per channel, before opset 21 per group."""
+    b, x, g, scale = call.b, call.x, call.g, call.input(1)
+    groups, count = int_attribute(call.node, "num_groups", 1), static_shape(scale)
+    if count is None:
+        raise call.refuse("with a scale of unknown size")
+    shape = listed(b, [extent(b, x, 0), groups, quotient(b, times(b, *extents(b, x)[1:]), groups)])
+    grouped = b.op("Reshape", x, shape, allowzero=1)
+    grouped.shape = ir.Shape([x.shape[0], groups, None]) if x.shape is not None else None
+    if count == (groups,):
+        return _per_channel(call, grouped, b.op("Reshape", g, shape, allowzero=1), [2])
+    deviation, inverse = _standardized(b, in_single(b, grouped, x), [2], _number(call, "epsilon", 1e-5))
+    scaled = b.op("Mul", converted(b, g, deviation), _along_channels(b, converted(b, scale, deviation), rank(x)))
+    ...
