@@ -3,8 +3,9 @@
 As of onnx 1.22 its MaxPool of stride 1 reads pads in another order, AveragePool in `ceil_mode` and LpPool misplace the
 padding or count it, SAME_LOWER is taken for SAME_UPPER, GlobalMaxPool knows two spatial axes alone, and ConvTranspose
 fails with several output channels per group. Its Erf, and with it Gelu, rounds to float32, its Mean does not
-broadcast, and its LRN normalizes as many channels as there are items in the batch. Each operator here says what the standard says, tap by tap; `test_reference_operators.py` holds them against
-ONNX Runtime.
+broadcast, its LRN normalizes as many channels as there are items in the batch, its LpNormalization with p = 1 forgets
+the signs, and GroupNormalization and MeanVarianceNormalization mix float32 into float64. Each operator here says what
+the standard says; `test_reference_operators.py` holds them against ONNX Runtime.
 """
 
 import itertools
@@ -323,6 +324,50 @@ class LRN(OpRun):
         return ((x / base**power).astype(x.dtype),)
 
 
+class LpNormalization(OpRun):
+    """Division by the 1-norm or 2-norm along an axis."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(self, x: Array, axis: int | None = None, p: int | None = None) -> tuple[Array]:
+        along = -1 if axis is None else axis
+        norm = np.abs(x).sum(along, keepdims=True) if p == 1 else np.sqrt((x**2).sum(along, keepdims=True))
+        return (np.divide(x, norm, out=np.zeros_like(x), where=norm != 0),)
+
+
+class GroupNormalization(OpRun):
+    """Zero mean and unit variance over groups of channels, then a scale and a bias per channel or per group."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(
+        self,
+        x: Array,
+        scale: Array,
+        bias: Array,
+        epsilon: float | None = None,
+        num_groups: int | None = None,
+        stash_type: int | None = None,
+    ) -> tuple[Array]:
+        assert num_groups is not None
+        grouped = x.reshape(len(x), num_groups, x.shape[1] // num_groups, -1)
+        spread = np.sqrt(grouped.var((2, 3), keepdims=True) + (1e-5 if epsilon is None else epsilon))
+        normalized = (grouped - grouped.mean((2, 3), keepdims=True)) / spread
+        y = normalized * scale.reshape(num_groups, -1, 1) + bias.reshape(num_groups, -1, 1)
+        return (y.reshape(x.shape).astype(x.dtype),)
+
+
+class MeanVarianceNormalization(OpRun):
+    """Zero mean and unit variance over some axes."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(self, x: Array, axes: Sequence[int] | None = None) -> tuple[Array]:
+        along = (0, 2, 3) if axes is None else tuple(axes)
+        deviation = x - x.mean(along, keepdims=True)
+        return (deviation / (x.std(along, keepdims=True) + 1e-9),)
+
+
 class GatherElements(OpRun):
     """Elements picked along an axis; the indices may be fewer than the data along the other axes."""
 
@@ -335,7 +380,7 @@ class GatherElements(OpRun):
 
 
 class Pad(OpRun):
-    """Padding, where negative amounts cut off."""
+    """Padding, where negative amounts cut off; before opset 11 the constant is an attribute."""
 
     op_domain: ClassVar[str] = ""
 
@@ -346,6 +391,7 @@ class Pad(OpRun):
         constant: Array | None = None,
         axes: Array | None = None,
         mode: Literal["constant", "reflect", "edge", "wrap"] | None = None,
+        value: float | None = None,
     ) -> tuple[Array]:
         chosen = range(data.ndim) if axes is None else axes.tolist()
         widths = [(0, 0)] * data.ndim
@@ -355,7 +401,7 @@ class Pad(OpRun):
         kept = data[tuple(left)]
         added = [(max(a, 0), max(b, 0)) for a, b in widths]
         if mode in {None, "constant"}:
-            fill = 0 if constant is None else np.asarray(constant).item()
+            fill = (value or 0) if constant is None else np.asarray(constant).item()
             return (np.pad(kept, added, constant_values=fill).astype(data.dtype),)
         return (np.pad(kept, added, mode=mode).astype(data.dtype),)
 
@@ -376,6 +422,7 @@ class GridSample(OpRun):
         extents = np.array(x.shape[2:])
         low, high = (0 * extents, extents - 1.0) if align_corners else (0 * extents - 0.5, extents - 0.5)
         along = low + (grid[..., ::-1] + 1) / 2 * (high - low)
+        mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode or "linear", mode)
         if mode == "nearest":
             along = np.rint(along)
         if padding_mode == "border" and mode != "cubic":
@@ -384,9 +431,9 @@ class GridSample(OpRun):
             along = _reflected(along, low, high)
         base = np.floor(along)
         rest = along - base
-        weights: dict[int, Array] = {0: np.ones_like(rest)}
-        if mode == "linear":
-            weights = {0: 1 - rest, 1: rest}
+        weights: dict[int, Array] = {0: 1 - rest, 1: rest}
+        if mode == "nearest":
+            weights = {0: np.ones_like(rest)}
         elif mode == "cubic":
             weights = {step: _keys(np.abs(rest - step)) for step in range(-1, 3)}
         y = np.zeros(x.shape[:2] + grid.shape[1:-1])
@@ -400,6 +447,21 @@ class GridSample(OpRun):
             weight = np.prod([weights[step][..., axis] for axis, step in enumerate(steps)], axis=0) * inside
             y += np.moveaxis(x[(items, slice(None), *np.moveaxis(index, -1, 0))], -1, 1) * weight[:, None]
         return (y.astype(x.dtype),)
+
+
+class AffineGrid(OpRun):
+    """The positions of an image's elements, from -1 to 1, times a matrix, in the matrix's own precision."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(self, matrix: Array, size: Array, align_corners: int | None = None) -> tuple[Array]:
+        axes = []
+        for count in size.tolist()[2:]:
+            axes.append(np.linspace(-1, 1, count) if align_corners else (2 * np.arange(count) + 1) / count - 1)
+        *positions, ones = np.broadcast_arrays(*np.meshgrid(*axes, indexing="ij"), 1.0)
+        # The coordinate of the last axis comes first.
+        homogeneous = np.stack([*reversed(positions), ones], axis=-1)
+        return (np.einsum("...j,nij->n...i", homogeneous, matrix).astype(matrix.dtype),)
 
 
 def _reflected(along: Array, low: Array, high: Array) -> Array:
@@ -426,8 +488,12 @@ CORRECTED = (
     Gelu,
     Mean,
     LRN,
+    LpNormalization,
+    GroupNormalization,
+    MeanVarianceNormalization,
     GatherElements,
     Pad,
     GridSample,
+    AffineGrid,
 )
 """What to give a ReferenceEvaluator as `new_ops`."""

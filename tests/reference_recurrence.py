@@ -17,11 +17,9 @@ Array = npt.NDArray[Any]
 Activation = Callable[[Array], Array]
 
 
-def activation_functions(
-    names: Sequence[str], alphas: Sequence[float] | None, betas: Sequence[float] | None
-) -> list[Activation]:
+def activation_functions(names: Sequence[str], alphas: Sequence[float], betas: Sequence[float]) -> list[Activation]:
     """The activation functions of a layer; each takes the next parameters from the lists if it has any."""
-    alpha, beta = iter(alphas or ()), iter(betas or ())
+    alpha, beta = iter(alphas), iter(betas)
     return [_activation(name.lower(), alpha, beta) for name in names]
 
 
@@ -139,7 +137,8 @@ def run_layer(
     count, batch, _ = x.shape
     directions, units = r.shape[0], r.shape[2]
     names = attributes.get("activations") or default * directions
-    functions = activation_functions(names, attributes.get("activation_alpha"), attributes.get("activation_beta"))
+    parameters = [attributes.get(f"activation_{name}") or () for name in ("alpha", "beta")]
+    functions = activation_functions(names, *parameters)
     options = {name: attributes.get(name) for name in ("clip", "input_forget", "linear_before_reset")}
     every = [np.zeros((count, directions, batch, units)) for _ in range(state_count)]
     last = [np.zeros((directions, batch, units)) for _ in range(state_count)]

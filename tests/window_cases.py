@@ -107,8 +107,8 @@ class Pool:
             {"x": values},
             symbolic={"x": free} if self.symbolic else {},
             output_type=helper.np_dtype_to_tensor_dtype(values.dtype),
-            # ONNX Runtime has no GlobalLpPool of opset 22.
-            opset=21,
+            # ONNX Runtime has no GlobalLpPool of opset 22; before that, ONNX infers wrong shapes in `ceil_mode`.
+            opset=21 if self.op_type == "GlobalLpPool" else 22,
         )
 
     def distinct(self) -> Array:

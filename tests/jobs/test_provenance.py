@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 from ortoscope_service.analysis.execution import ExecutionConfig
-from ortoscope_service.jobs.provenance import execution_spec, processor, spec_digest
+from ortoscope_service.jobs.provenance import execution_spec, spec_digest
 
 
 def test_a_specification_is_digested_as_canonical_json() -> None:
@@ -26,7 +26,3 @@ def test_all_of_the_execution_is_part_of_a_specification() -> None:
         "optimization_level",
         "intra_op_threads",
     }
-
-
-def test_the_processor_has_a_name() -> None:
-    assert processor() == processor() != ""

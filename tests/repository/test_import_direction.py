@@ -97,7 +97,7 @@ def declared(extras: tuple[str, ...]) -> set[str]:
 
 
 CLIENT_MAY_IMPORT = declared(()) | {"ortoscope"}
-SERVICE_MAY_IMPORT = declared(("server", "cluster")) | {"ortoscope", "ortoscope_service"}
+SERVICE_MAY_IMPORT = declared(("server", "cluster", "openvino")) | {"ortoscope", "ortoscope_service"}
 
 
 def violations(module: str, source: str) -> list[str]:
@@ -158,7 +158,7 @@ def service_violations(module: str, name: str) -> Iterator[str]:
         yield f"imports {name}, which no extra declares"
     if (top in GRPC or "_pb2_grpc" in name) and package != "api":
         yield f"imports {name}: only api imports grpc"
-    if top == "onnxruntime" and package != "runtime":
+    if top in {"onnxruntime", "onnxruntime_ep_openvino"} and package != "runtime":
         yield f"imports {name}: only runtime imports onnxruntime"
     if top == "ortoscope" and imported != "v1" and name != "ortoscope.v1":
         yield f"imports {name}: of the client, only the stubs in ortoscope.v1"

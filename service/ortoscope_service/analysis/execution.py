@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from ortoscope_service.models.manifest import Preprocessing
 from ortoscope_service.models.preprocessing import preprocess
 from ortoscope_service.models.repository import ModelVersion
 from ortoscope_service.runtime.cancellation import Cancellation
+from ortoscope_service.runtime.parity import CPU, open_session
 from ortoscope_service.runtime.sessions import Session, SessionConfig
 
 Progress = Callable[[str, int, int], None]
@@ -31,6 +32,11 @@ class ExecutionConfig:
 
     session: SessionConfig = field(default_factory=SessionConfig)
     """Threads, execution provider and optimisation level."""
+
+    def by(self, *sessions: Session) -> "ExecutionConfig":
+        """The same with the execution providers that sessions run on: not always the one that was asked for."""
+        providers = dict.fromkeys(session.config.providers[0] for session in sessions)
+        return replace(self, session=replace(self.session, providers=tuple(providers) or self.session.providers))
 
 
 @dataclass
@@ -66,7 +72,14 @@ class ActivationBatch:
 
 def tap_session(version: ModelVersion, tap: Tap, execution: ExecutionConfig) -> Session:
     """A session of the part of the model that computes `tap`."""
-    return Session(version.trunk_bytes((tap.tensor,)), execution.session)
+    return open_session(version.trunk_bytes((tap.tensor,)), execution.session)
+
+
+def admitted(version: ModelVersion, tap: Tap, execution: ExecutionConfig) -> ExecutionConfig:
+    """How the part of the model that computes `tap` is run: by the provider asked for if it passes the parity gate."""
+    if execution.session.providers[0] == CPU:
+        return execution
+    return execution.by(tap_session(version, tap, execution))
 
 
 def stream_maps(

@@ -18,7 +18,7 @@ from ortoscope_service.graph.backward import ACTIVATION, COTANGENT, Relaxations,
 from ortoscope_service.graph.loading import serialize
 from ortoscope_service.graph.slicing import trunk
 from ortoscope_service.graph.taps import Tap
-from ortoscope_service.models.manifest import InputSpec
+from ortoscope_service.models.manifest import BackwardGraph, InputSpec
 from ortoscope_service.models.repository import ModelVersion
 from ortoscope_service.runtime.cancellation import Cancellation
 from ortoscope_service.runtime.sessions import Session
@@ -257,6 +257,8 @@ class Source:
 def backward_graph(version: ModelVersion, target: Target, sources: Sequence[Source], relaxations: Relaxations) -> bytes:
     """The backward graph of a target, as an ONNX file. Whoever needs one gets it here.
 
+    One that is kept in the model package (`kept_graph`) is taken from there.
+
     Args:
         version: The model.
         target: What is differentiated.
@@ -264,11 +266,24 @@ def backward_graph(version: ModelVersion, target: Target, sources: Sequence[Sour
         relaxations: Departures from the true gradient.
 
     Raises:
-        OrtoscopeError: As `build_backward` and `ModelVersion.load` raise.
+        OrtoscopeError: As `build_backward`, `ModelVersion.load` and `ModelVersion.backward_bytes` raise.
     """
+    if kept_graph(version, target, sources, relaxations) is not None:
+        kept = version.backward_bytes(target.tap.tensor, relaxations.names)
+        assert kept is not None
+        return kept
     model, tensor = target.model(version)
     names = [source.tensor for source in sources]
     return serialize(build_backward(model, tensor, with_respect_to=names, relaxations=relaxations))
+
+
+def kept_graph(
+    version: ModelVersion, target: Target, sources: Sequence[Source], relaxations: Relaxations
+) -> BackwardGraph | None:
+    """What is said of the backward graph in the model package that serves a target; None if none does."""
+    if sources or target.softmax:
+        return None
+    return version.find_backward(target.tap.tensor, relaxations.names)
 
 
 def compute_gradients(

@@ -118,6 +118,7 @@ class Activator:
     ) -> None:
         prefix = f"{field}." if field else ""
         self._components = components
+        self._execution = components.execution
         self._field = f"{prefix}taps"
         name = resources.parse_model_version(model, field=f"{prefix}model")
         self._version = components.model_version(name, field=f"{prefix}model")
@@ -143,7 +144,8 @@ class Activator:
         session = self._components.session(self._version, [selection.tap.tensor for selection in self._selections])
         needed = {info.name: feeds[info.name] for info in session.inputs}
         fixed_batch = self._version.manifest.fixed_batch
-        step = max(self._components.execution.batch_size, fixed_batch)
+        self._execution = self._components.execution.by(session)
+        step = max(self._execution.batch_size, fixed_batch)
         parts: list[list[_Part]] = [[] for _ in self._selections]
         for start in range(0, len(inputs), step):
             outputs = run_taps(
@@ -159,7 +161,7 @@ class Activator:
 
     def provenance(self, inputs: Sequence[activations_pb2.ActivationInput], start_time: float) -> Provenance:
         """What the activations on `inputs` were computed from, ending now."""
-        execution = self._components.execution
+        execution = self._execution
         specification = {
             "verb": "activate",
             "model": self._version.manifest.digest,

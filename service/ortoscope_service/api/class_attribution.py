@@ -87,8 +87,7 @@ class ClassAttribution:
         self._refuse_many(items, self._parts.count(shape))
         parts = self._parts.chosen(shape)
         with blaming("tap"):
-            session = subject.components.derived_session(
-                subject.version,
+            session = subject.session(
                 ("tangent", *self._target.key, tap.tensor, subject.relaxations),
                 lambda: tangent_graph(subject.version, self._target, tap, subject.relaxations),
             )

@@ -18,6 +18,7 @@ from ortoscope_service.jobs.runner import JobRunner
 from ortoscope_service.jobs.store import Store
 from ortoscope_service.models.repository import ModelRepository, ModelVersion
 from ortoscope_service.runtime.cancellation import Cancellation
+from ortoscope_service.runtime.parity import open_session
 from ortoscope_service.runtime.sessions import Session, SessionCache
 
 _BLAMABLE = frozenset({Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION})
@@ -85,7 +86,7 @@ class Components:
         return self.derived_session(version, needed, lambda: version.trunk_bytes(needed))
 
     def derived_session(self, version: ModelVersion, key: Hashable, make: Callable[[], bytes]) -> Session:
-        """A session of a graph that is made from a model; equal keys share one.
+        """A session of a graph that is made from a model, past the parity gate; equal keys share one.
 
         Args:
             version: The model.
@@ -93,7 +94,7 @@ class Components:
             make: Makes the graph, as an ONNX file.
         """
         config = self.execution.session
-        return self.sessions.get((version.manifest.digest, key, config), lambda: Session(make(), config))
+        return self.sessions.get((version.manifest.digest, key, config), lambda: open_session(make(), config))
 
 
 def version_name(version: ModelVersion) -> resources.ModelName:

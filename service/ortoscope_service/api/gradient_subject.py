@@ -1,7 +1,7 @@
 """What calls that differentiate work on: a model, items, and shapes that may be known only when it runs."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from ortoscope_service.graph.taps import Tap, resolve_tap
 from ortoscope_service.jobs.provenance import Computation, execution_spec, spec_digest
 from ortoscope_service.models.repository import ModelVersion
 from ortoscope_service.runtime.cancellation import Cancellation
+from ortoscope_service.runtime.sessions import Session
 
 Array = NDArray[Any]
 Feeds = dict[str, Array]
@@ -51,6 +52,7 @@ class Subject:
         self.fixed_batch = self.version.manifest.fixed_batch
         self.step = max(components.execution.batch_size, self.fixed_batch)
         self._began = time.time()
+        self._sessions: list[Session] = []
 
     def tap(self, name: str, field: str) -> Tap:
         """The tap of a name.
@@ -74,9 +76,16 @@ class Subject:
         for start in range(0, items, self.step):
             yield {name: value[start : start + self.step] for name, value in feeds.items()}
 
+    def session(self, key: Hashable, make: Callable[[], bytes]) -> Session:
+        """A session of a graph that is made from the model, as `Components.derived_session` gives it."""
+        session = self.components.derived_session(self.version, key, make)
+        self._sessions.append(session)
+        return session
+
     def values(self, taps: Sequence[Tap], feeds: Feeds, cancellation: Cancellation) -> Feeds:
         """The values of taps on as many items as run at once."""
         session = self.components.session(self.version, [tap.tensor for tap in taps])
+        self._sessions.append(session)
         needed = {info.name: feeds[info.name] for info in session.inputs}
         return run_taps(session, needed, self.fixed_batch, cancellation)
 
@@ -95,7 +104,7 @@ class Subject:
 
     def provenance(self, specification: dict[str, object], inputs: Sequence[ActivationInput]) -> Provenance:
         """What a result was computed from, ending now."""
-        execution = self.components.execution
+        execution = self.components.execution.by(*self._sessions)
         preprocessing = self.version.image_input.preprocessing if has_pictures(inputs) else None
         whole = {
             **specification,

@@ -11,6 +11,7 @@ from ortoscope_service.analysis.gradients import (
     Source,
     backward_graph,
     compute_gradients,
+    kept_graph,
     reduce_gradient,
     require_units,
 )
@@ -109,6 +110,7 @@ class _Differentiation:
                     "verb": "compute-gradient",
                     "objective": [self._chosen.kind, *self._target.key, *self._chosen.details],
                     "with_respect_to": [source.tensor for source in sources],
+                    "backward_graph": self._kept_digest,
                     "reduction": self._reduction.value,
                 },
                 request.inputs,
@@ -147,15 +149,21 @@ class _Differentiation:
             sources.append(source)
         return sources
 
+    @property
+    def _kept_digest(self) -> str:
+        """Digest of the backward graph that the model package holds for this; empty if one is built."""
+        subject = self._subject
+        kept = kept_graph(subject.version, self._target, self._sources, subject.relaxations)
+        return kept.digest if kept is not None else ""
+
     def _session(self) -> Session:
         subject = self._subject
-        key = ("backward", *self._target.key, tuple(source.tensor for source in self._sources), subject.relaxations)
+        tensors = tuple(source.tensor for source in self._sources)
+        key = ("backward", *self._target.key, tensors, subject.relaxations, self._kept_digest)
         field = "with_respect_to" if self._sources else f"objective.{self._chosen.kind}"
         with blaming(field):
-            return subject.components.derived_session(
-                subject.version,
-                key,
-                lambda: backward_graph(subject.version, self._target, self._sources, subject.relaxations),
+            return subject.session(
+                key, lambda: backward_graph(subject.version, self._target, self._sources, subject.relaxations)
             )
 
     def _sources_of(self, session: Session) -> list[Source]:

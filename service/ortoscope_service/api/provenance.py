@@ -5,8 +5,9 @@ from ortoscope.v1.provenance_pb2 import Provenance
 from ortoscope_service.api.capabilities import ortoscope_version
 from ortoscope_service.api.components import version_name
 from ortoscope_service.api.operations import timestamp
-from ortoscope_service.jobs.provenance import Computation, processor
+from ortoscope_service.jobs.provenance import Computation
 from ortoscope_service.models.repository import ModelVersion
+from ortoscope_service.runtime.hardware import processor
 from ortoscope_service.runtime.sessions import onnxruntime_version
 
 
@@ -26,7 +27,7 @@ def provenance_message(version: ModelVersion, computation: Computation) -> Prove
         spec_digest=computation.spec_digest,
         ortoscope_version=ortoscope_version(),
         onnxruntime_version=onnxruntime_version(),
-        execution_provider=session.providers[0],
+        execution_provider=", ".join(session.providers),
         optimization_level=session.optimization_level,
         intra_op_threads=session.intra_op_threads,
         batch_size=computation.execution.batch_size,

@@ -148,7 +148,10 @@ class Server:
                 runner=self._runner,
                 sessions=SessionCache(config.session_cache_size),
                 execution=ExecutionConfig(
-                    config.batch_size, SessionConfig((config.execution_provider,), intra_op_threads=threads)
+                    config.batch_size,
+                    SessionConfig(
+                        (config.execution_provider,), intra_op_threads=threads, verdicts=config.store / "parity"
+                    ),
                 ),
             )
             metrics = self._start_metrics()

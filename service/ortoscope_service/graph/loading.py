@@ -33,6 +33,9 @@ _SIGNATURES = (
     (b"<", "markup, such as a web page saved instead of the file: download the file itself"),
 )
 
+_SHAPED_LIKE_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
+"""Operators whose output has the input's shape, which ONNX's inference loses on the way through their functions."""
+
 
 def load_model(source: bytes | Path, *, max_bytes: int = 2 * 1024**3) -> ir.Model:
     """Reads and validates an ONNX model.
@@ -81,7 +84,18 @@ def serialize(model: ir.Model) -> bytes:
 
 def infer_shapes(model: ir.Model) -> None:
     """Fills in data types and shapes of intermediates, in place, as far as ONNX's inference knows them."""
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    shapeless = {
+        node: node.op_type
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+        if not node.domain and node.op_type in _SHAPED_LIKE_INPUT
+    }
+    for node in shapeless:
+        node.op_type = "Identity"
+    try:
+        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    finally:
+        for node, op_type in shapeless.items():
+            node.op_type = op_type
 
 
 def _load(source: bytes | Path, max_bytes: int) -> ir.Model:

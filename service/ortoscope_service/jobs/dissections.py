@@ -79,13 +79,13 @@ def run_dissection(
         "dissect",
         specification,
         context,
-        lambda: dissect(
+        lambda execution: dissect(
             survey.version,
             survey.tap,
             dataset,
             survey.indices,
             spec,
-            survey.execution,
+            execution,
             workspace=context.workspace,
             progress=context.progress,
             cancellation=context.cancellation,

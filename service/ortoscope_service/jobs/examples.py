@@ -46,13 +46,13 @@ def run_examples(survey: Survey, spec: ExamplesSpec, context: JobContext) -> Fin
         "find-examples",
         {"count": spec.count, "reduction": spec.reduction},
         context,
-        lambda: find_examples(
+        lambda execution: find_examples(
             survey.version,
             survey.tap,
             survey.dataset,
             survey.indices,
             spec,
-            survey.execution,
+            execution,
             progress=context.progress,
             cancellation=context.cancellation,
         ),

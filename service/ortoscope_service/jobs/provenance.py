@@ -1,12 +1,9 @@
 """What a result was computed from and how."""
 
-import functools
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ortoscope_service.analysis.execution import ExecutionConfig
 
@@ -54,19 +51,3 @@ def execution_spec(execution: ExecutionConfig) -> dict[str, object]:
         "optimization_level": execution.session.optimization_level,
         "intra_op_threads": execution.session.intra_op_threads,
     }
-
-
-@functools.cache
-def processor() -> str:
-    """Architecture and model of this machine's processor."""
-    model = platform.processor()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            model = value.strip()
-            break
-    return f"{platform.machine()} {model}".strip()

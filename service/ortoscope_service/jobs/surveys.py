@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ortoscope_service.analysis.execution import ExecutionConfig
+from ortoscope_service.analysis.execution import ExecutionConfig, admitted
 from ortoscope_service.datasets.dataset import Dataset
 from ortoscope_service.errors import Code, OrtoscopeError
 from ortoscope_service.graph.taps import Tap
@@ -42,10 +42,10 @@ class Survey:
     """(images,) int64, which of them."""
 
     execution: ExecutionConfig
-    """How the model is run, threads resolved."""
+    """How the model shall be run, threads resolved."""
 
     def run(
-        self, verb: str, spec: Mapping[str, object], context: JobContext, analyse: Callable[[], Result]
+        self, verb: str, spec: Mapping[str, object], context: JobContext, analyse: Callable[[ExecutionConfig], Result]
     ) -> tuple[Result, Computation]:
         """Runs an analysis and tells what it was computed from.
 
@@ -53,7 +53,7 @@ class Survey:
             verb: What is done, part of the specification.
             spec: Everything that decides the numbers besides model, tap, images and execution.
             context: The job.
-            analyse: The analysis.
+            analyse: The analysis, given how the model is run.
 
         Raises:
             OrtoscopeError: FAILED_PRECONDITION, DATASET_CHANGED: the dataset's files changed meanwhile.
@@ -61,7 +61,8 @@ class Survey:
         start_time = time.time()
         context.progress("identifying the dataset", 0, len(self.indices))
         dataset_digest = self.dataset.digest()
-        result = analyse()
+        execution = admitted(self.version, self.tap, self.execution)
+        result = analyse(execution)
         if self.dataset.digest() != dataset_digest:
             raise OrtoscopeError(
                 Code.FAILED_PRECONDITION,
@@ -76,12 +77,12 @@ class Survey:
             "tap": self.tap.tensor,
             "dataset": dataset_digest,
             "splits": list(self.splits),
-            "execution": execution_spec(self.execution),
+            "execution": execution_spec(execution),
             **spec,
         }
         preprocessing = self.version.image_input.preprocessing
         computation = Computation(
-            execution=self.execution,
+            execution=execution,
             spec_digest=spec_digest(specification),
             preprocessing=preprocessing.describe() if preprocessing is not None else "",
             items=len(self.indices),

@@ -29,7 +29,7 @@ import onnx_ir as ir
 from ortoscope_service.errors import Code, OrtoscopeError, invalid, not_found
 from ortoscope_service.graph.loading import load_model, serialize
 from ortoscope_service.graph.slicing import trunk
-from ortoscope_service.models.manifest import InputSpec, Manifest, dump_manifest, read_manifest
+from ortoscope_service.models.manifest import BackwardGraph, InputSpec, Manifest, dump_manifest, read_manifest
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.toml"
@@ -116,11 +116,21 @@ class ModelVersion:
         Raises:
             OrtoscopeError: `MODEL_CORRUPT` (DATA_LOSS) if it is not what the manifest says.
         """
-        for graph in self.manifest.backward:
-            if graph.tap == tap and set(graph.relaxations) == set(relaxations):
-                file = self._file.parent / BACKWARD_FOLDER / backward_file_name(tap)
-                return self._read(file, graph.digest, f"The backward graph of tap '{tap}'")
-        return None
+        graph = self.find_backward(tap, relaxations)
+        if graph is None:
+            return None
+        file = self._file.parent / BACKWARD_FOLDER / backward_file_name(tap)
+        return self._read(file, graph.digest, f"The backward graph of tap '{tap}'")
+
+    def find_backward(self, tap: str, relaxations: Sequence[str] = ()) -> BackwardGraph | None:
+        """What the manifest says of the backward graph of a tap; None if this version has none.
+
+        Args:
+            tap: The tensor.
+            relaxations: Names of the departures from the true gradient that it must have.
+        """
+        wanted = set(relaxations)
+        return next((g for g in self.manifest.backward if g.tap == tap and set(g.relaxations) == wanted), None)
 
     def trunk_bytes(self, tensors: tuple[str, ...]) -> bytes:
         """The part of the model that computes `tensors`, as an ONNX file with exactly these outputs, in this order.

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from ortoscope_service.errors import Code, OrtoscopeError, invalid
 from ortoscope_service.runtime.cancellation import Cancellation
+from ortoscope_service.runtime.plugins import is_plugin, plugin_device, plugin_options
 from ortoscope_service.runtime.threads import available_threads
+from ortoscope_service.runtime.verdicts import ParityReport
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +108,10 @@ class SessionConfig:
     """Whether working memory goes back to the system after a run, all but the arena's first block (one tensor of the
     first run), unless that run asks to keep it. On, because the arena otherwise keeps its peak for good."""
 
+    verdicts: Path | None = None
+    """Folder in which `parity.open_session` keeps what it found out about providers other than the CPU's. None: it
+    finds out anew for every session."""
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -137,14 +144,23 @@ class Session:
         inputs: What `run` must be fed.
         outputs: What `run` returns.
         providers: The execution providers that the session registered, in order of preference.
+        parity: How the provider that was asked for compared with the CPU provider; None unless `parity.open_session`
+            made the session on another one.
     """
 
     def __init__(self, model: bytes, config: SessionConfig = SessionConfig()) -> None:
         self.config = _resolve(config)
+        self.parity: ParityReport | None = None
+        options = _session_options(self.config)
+        # A session that is given the name of a plugin computes on the CPU and says nothing; one that is given a device
+        # takes no names, and has the CPU provider last.
+        plugins = [name for name in self.config.providers if is_plugin(name)]
+        names = None if plugins else list(self.config.providers)
         try:
-            self._session = onnxruntime.InferenceSession(
-                model, sess_options=_session_options(self.config), providers=list(self.config.providers)
-            )
+            for name in plugins:
+                device = plugin_device(name)
+                options.add_provider_for_devices([device], plugin_options(name, self.config.intra_op_threads))
+            self._session = onnxruntime.InferenceSession(model, sess_options=options, providers=names)
         except _ORT_ERRORS as error:
             raise _load_error(error) from error
         # ORT's Python layer would otherwise answer a provider's failure with a second attempt on the CPU.
@@ -309,11 +325,13 @@ def check_providers(providers: Sequence[str]) -> None:
     """Refuses execution providers that this installation does not have, rather than to compute elsewhere in silence.
 
     Raises:
-        OrtoscopeError: `UNKNOWN_PROVIDER` (FAILED_PRECONDITION).
+        OrtoscopeError: `UNKNOWN_PROVIDER`, `NO_PROVIDER_DEVICE` (FAILED_PRECONDITION).
     """
     available = onnxruntime.get_available_providers()
     for name in providers:
-        if name not in available:
+        if is_plugin(name):
+            plugin_device(name)
+        elif name not in available:
             raise _provider_error(name, available)
     if not providers:
         raise _provider_error("", available)

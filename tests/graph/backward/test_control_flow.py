@@ -24,15 +24,18 @@ DECLARED = {"x": "double[t, n, 3] x", "s": "double[n, 3] s", "w": "double[3] w",
 
 SCANS: Mapping[str, str] = {
     "captured weights": """
-        last, y = Scan <num_scan_inputs = 1, body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
+        last, y = Scan <num_scan_inputs = 1,
+            body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
             p = Mul(h, w)  q = Add(p, v)  k = Tanh(q)  o = Mul(k, h)
         }> (s, x)""",
     "captured matrix, last state alone": """
-        y, stack = Scan <num_scan_inputs = 1, body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
+        y, stack = Scan <num_scan_inputs = 1,
+            body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
             p = MatMul(h, m)  q = Add(p, v)  k = Tanh(q)  o = Identity(k)
         }> (s, x)""",
     "both kinds of outputs": """
-        last, stack = Scan <num_scan_inputs = 1, body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
+        last, stack = Scan <num_scan_inputs = 1,
+            body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
             p = Mul(h, v)  k = Sin(p)  o = Mul(k, v)
         }> (s, x)
         y = Mul(last, stack)""",
@@ -54,14 +57,16 @@ SCANS: Mapping[str, str] = {
         }> (first, x)""",
     "last axis, counted from the end": """
         axes = Constant <value = int64[1] {2}> ()  first = ReduceSum <keepdims = 0> (x, axes)
-        last, y = Scan <num_scan_inputs = 1, scan_input_axes = [-1], scan_output_axes = [-1], scan_input_directions = [1],
+        last, y = Scan <num_scan_inputs = 1, scan_input_axes = [-1], scan_output_axes = [-1],
+            scan_input_directions = [1],
             body = b (double[t, n] h, double[t, n] v) => (double[t, n] k, double[t, n] o) {
             p = Mul(h, v)  k = Sin(p)  o = Mul(k, v)
         }> (first, x)""",
     "two sequences, of which one is read twice": """
         doubled = Add(x, x)
         last, y = Scan <num_scan_inputs = 3, scan_input_directions = [0, 1, 0],
-            body = b (double[n, 3] h, double[n, 3] u, double[n, 3] v, double[n, 3] z) => (double[n, 3] k, double[n, 3] o) {
+            body = b (double[n, 3] h, double[n, 3] u, double[n, 3] v, double[n, 3] z)
+                => (double[n, 3] k, double[n, 3] o) {
             p = Mul(h, u)  q = Mul(p, v)  k = Sin(q)  o = Add(k, z)
         }> (s, x, x, doubled)""",
     "a state of integers": """
@@ -80,34 +85,48 @@ SCANS: Mapping[str, str] = {
         }> (s, x)""",
     "a state that never changes, and one that is forgotten": """
         kept, last, y = Scan <num_scan_inputs = 1,
-            body = b (double[n, 3] a, double[n, 3] h, double[n, 3] v) => (double[n, 3] a_again, double[n, 3] k, double[n, 3] o) {
+            body = b (double[n, 3] a, double[n, 3] h, double[n, 3] v)
+                => (double[n, 3] a_again, double[n, 3] k, double[n, 3] o) {
             a_again = Identity(a)  k = Sin(v)  p = Mul(a, h)  o = Mul(p, v)
         }> (s, s, x)""",
     "states that change places": """
         half = Constant <value = double[1] {0.5}> ()
         other = Mul(s, half)
         a, b, y = Scan <num_scan_inputs = 1,
-            body = inner (double[n, 3] g, double[n, 3] h, double[n, 3] v) => (double[n, 3] g2, double[n, 3] h2, double[n, 3] o) {
+            body = inner (double[n, 3] g, double[n, 3] h, double[n, 3] v)
+                => (double[n, 3] g2, double[n, 3] h2, double[n, 3] o) {
             g2 = Mul(h, v)  h2 = Identity(g)  o = Mul(g, v)
         }> (s, other, x)""",
     "an output that is a slice": """
-        last, stack = Scan <num_scan_inputs = 1, body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] v2) {
+        last, stack = Scan <num_scan_inputs = 1,
+            body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] v2) {
             k = Mul(h, v)  v2 = Identity(v)
         }> (s, x)
         y = Mul(stack, last)""",
     "shapes of other ranks": """
-        last, y = Scan <num_scan_inputs = 1, body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n] o) {
+        last, y = Scan <num_scan_inputs = 1,
+            body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n] o) {
             axes = Constant <value = int64[1] {1}> ()  total = ReduceSum <keepdims = 0> (v, axes)
             column = Unsqueeze(total, axes)  p = Mul(h, column)  k = Tanh(p)  o = Exp(total)
         }> (s, x)""",
     "parts of a state": """
-        last, y = Scan <num_scan_inputs = 1, body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 2] o) {
+        last, y = Scan <num_scan_inputs = 1,
+            body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 2] o) {
             sizes = Constant <value = int64[2] {1, 2}> ()  p, o = Split <axis = 1> (h, sizes)
             q = Sin(o)  r = Concat <axis = 1> (q, p)  k = Add(r, v)
         }> (s, x)""",
+    "a layer in a scan": """
+        zero = Constant <value = int64[1] {0}> ()
+        weights = Unsqueeze(m, zero)
+        last, y = Scan <num_scan_inputs = 1,
+            body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[1, n, 3] o) {
+            pair = Unsqueeze(v, zero)  state = Unsqueeze(h, zero)
+            every, o = RNN <hidden_size = 3> (pair, weights, weights, , , state)  k = Squeeze(o, zero)
+        }> (s, x)""",
     "a scan in a scan": """
         total = ReduceSum <keepdims = 0> (s)
-        last, y = Scan <num_scan_inputs = 1, body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[3, n] o) {
+        last, y = Scan <num_scan_inputs = 1,
+            body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[3, n] o) {
             start = ReduceSum <keepdims = 0> (h, one)
             unused, o = Scan <num_scan_inputs = 1, scan_input_axes = [1],
                 body = inner (double[n] a, double[n] c) => (double[n] a2, double[n] e) {
@@ -184,7 +203,8 @@ IFS: Mapping[str, str] = {
                 else_branch = other () => (double[n, 3] q2) { q2 = Identity(r) }> (yes)
         }, else_branch = second () => (double[n, 3] p2) { p2 = Tanh(s) }> (yes)""",
     "an if in a scan": """
-        last, y = Scan <num_scan_inputs = 1, body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
+        last, y = Scan <num_scan_inputs = 1,
+            body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
             total = ReduceSum <keepdims = 0> (v)  zero = Constant <value = double {0}> ()  positive = Less(zero, total)
             k = If <then_branch = first () => (double[n, 3] p) { r = Mul(h, v)  q = Tanh(r)  p = Mul(q, w) },
                 else_branch = second () => (double[n, 3] p2) { p2 = Sin(h) }> (positive)
@@ -193,7 +213,8 @@ IFS: Mapping[str, str] = {
     "a scan in an if": """
         yes = Constant <value = bool {1}> ()
         y = If <then_branch = first () => (double[t, n, 3] p) {
-            last, p = Scan <num_scan_inputs = 1, body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
+            last, p = Scan <num_scan_inputs = 1,
+                body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
                 q = Mul(h, v)  k = Tanh(q)  o = Mul(k, w)
             }> (s, x)
         }, else_branch = second () => (double[t, n, 3] p2) { p2 = Identity(x) }> (yes)""",
@@ -268,7 +289,8 @@ def test_gradients_through_control_flow_in_float32_by_onnx_runtime(body: str) ->
 
 INSIDE = {
     "scan": """
-        last, y = Scan <num_scan_inputs = 1, body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
+        last, y = Scan <num_scan_inputs = 1,
+            body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
             a = Sin(w)  k = Identity(v)  o = Add(a, v)
         }> (s, x)""",
     "loop": """
@@ -330,7 +352,8 @@ def test_a_random_branch_is_refused() -> None:
 
 def test_a_random_loop_is_not_run_twice() -> None:
     body = """
-        last, y = Scan <num_scan_inputs = 1, body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
+        last, y = Scan <num_scan_inputs = 1,
+            body = b (double[n, 3] h, double[n, 3] v) => (double[n, 3] k, double[n, 3] o) {
             r = RandomNormalLike(v)  p = Mul(h, r)  k = Identity(h)  o = Mul(p, v)
         }> (s, x)"""
     feeds = feeds_of(body)

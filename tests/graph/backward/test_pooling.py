@@ -211,3 +211,17 @@ def test_average_over_an_unknown_number_of_channels_is_refused() -> None:
     model = node_model(node, {"x": x}, symbolic={"x": ["n", "c", 6]})
     with pytest.raises(OrtoscopeError, match="number of channels"):
         build_backward(load_model(model.SerializeToString()), "y")
+
+
+@pytest.mark.parametrize("op_type", ["AveragePool", "LpPool", "MaxPool"])
+def test_window_that_old_opsets_wrongly_infer_is_refused(op_type: str) -> None:
+    x = np.ones((1, 1, 5))
+    node = helper.make_node(op_type, ["x"], ["y"], kernel_shape=[2], strides=[2], pads=[1, 1], ceil_mode=1)
+    for opset, length in ((21, 4), (22, 3)):
+        model = load_model(node_model(node, {"x": x}, opset=opset).SerializeToString())
+        assert model.graph.outputs[0].shape == [1, 1, length]
+        if opset == 22:
+            build_backward(model, "y")
+        else:
+            with pytest.raises(OrtoscopeError, match="opset 22"):
+                build_backward(model, "y")

@@ -4,6 +4,7 @@ Compared are derivatives along normal directions v, <gradient, v>. Errors are re
 derivatives, which is about the length of the gradient: a part that is wrong shows however small its share in the sum.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,11 @@ Array = npt.NDArray[Any]
 
 DIRECTIONS = 3
 ATTEMPTS = 8
-INPUTS = range(4)
+INPUTS = range(2)
 """Directions that are compared at one input, how many are tried to find so many without a kink, and seeds of inputs."""
+
+PATCHES = (224, 48, 12)
+"""Sizes of the square of a picture that directions move. The fewer pixels move, the fewer units cross a kink."""
 
 STEP = 1e-7
 AGREEMENT = 3e-7
@@ -138,14 +142,14 @@ def truth(subject: Subject) -> Truth:
         (value,) = reference.run(None, dict(feeds))
         return value
 
-    for seed in INPUTS:
+    for patch, seed in itertools.product(PATCHES, INPUTS):
         rng = np.random.default_rng(1000 + seed)
         feeds = {name: _wide(value) for name, value in subject.feeds(subject.network.batch, seed).items()}
         cotangent = rng.standard_normal(tap(feeds).shape, dtype=np.float32).astype(np.float64)
         smooth: list[tuple[Arrays, float]] = []
         for _ in range(ATTEMPTS):
             along = {
-                name: rng.standard_normal(value.shape) for name, value in feeds.items() if value.dtype == np.float64
+                name: _direction(value.shape, patch, rng) for name, value in feeds.items() if value.dtype == np.float64
             }
             derivative = _smooth_derivative(tap, feeds, along, cotangent)
             smooth += [(along, derivative)] if derivative is not None else []
@@ -153,6 +157,17 @@ def truth(subject: Subject) -> Truth:
                 directions, derivatives = zip(*smooth, strict=True)
                 return Truth(feeds, cotangent, directions, np.array(derivatives))
     raise AssertionError("there is a kink within every step from every input")
+
+
+def _direction(shape: Sequence[int], patch: int, rng: np.random.Generator) -> Array:
+    """Normal numbers; of a picture only within a square of this size, zeros around it."""
+    direction = rng.standard_normal(shape)
+    if len(shape) == 4:
+        inside = np.zeros(shape[2:], bool)
+        top, left = (rng.integers(0, max(size - patch, 0) + 1) for size in shape[2:])
+        inside[top : top + patch, left : left + patch] = True
+        direction *= inside
+    return direction
 
 
 def _smooth_derivative(tap: Callable[[Arrays], Array], feeds: Arrays, along: Arrays, cotangent: Array) -> float | None:

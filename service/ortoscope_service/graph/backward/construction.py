@@ -135,7 +135,8 @@ def build_tangent(model: ir.Model, tensor: str, *, relaxations: Relaxations = NO
     graph.outputs[:] = [*ends, gradient]
     RemoveUnusedNodesPass()(forward)
     infer_shapes(forward)
-    linear = [node for node in graph if node in set(builder.nodes)]
+    emitted = set(builder.nodes)
+    linear = [node for node in graph if node in emitted]
     transposer = Builder(_names(graph), "tangent/", inputs)
     tangents = differentiate(linear, {gradient: tangent}, list(placeholders.values()), transposer, rule_for)
     graph.outputs[:] = ends
@@ -163,6 +164,10 @@ def _sources(graph: ir.Graph, tap: ir.Value, names: Sequence[str]) -> list[ir.Va
     if names:
         sources = [_checked(_find(graph, name), name) for name in dict.fromkeys(names)]
     else:
+        if not graph.inputs:
+            raise invalid(
+                "TAP_INDEPENDENT", f"The tap {tap.name!r} is a constant: it is computed from no input.", tap=tap.name
+            )
         sources = [value for value in graph.inputs if value.dtype in FLOATING]
         if not sources:
             raise invalid(

@@ -5,15 +5,17 @@ differentiation it is doubled by its expansion. What the gradient does not need 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import cast
+from typing import Any
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from ortoscope_service.graph.axes import RECURRENT, subgraphs
 from ortoscope_service.graph.backward import recurrence
 from ortoscope_service.graph.backward.builder import Builder
-from ortoscope_service.graph.backward.subgraphs import own_constants
+from ortoscope_service.graph.backward.subgraphs import own_constants, replace_inputs
+from ortoscope_service.graph.loading import infer_shapes
 
 Expansions = Mapping[ir.Value, ir.Value]
 """From an output of a node to the value of its expansion that equals it."""
@@ -34,7 +36,6 @@ def expand_functions(graph: ir.Graph, builder: Builder, is_primitive: Callable[[
     equals: dict[ir.Value, ir.Value] = {}
     opset = graph.opset_imports[""]
     pending = [node for node in _all_nodes(graph) if _is_to_expand(node, is_primitive)]
-    changed: list[ir.Graph] = []
     while pending:
         node = pending.pop()
         expanded = _steps(node, builder) if node.op_type in RECURRENT else _function(node, opset, builder)
@@ -43,15 +44,13 @@ def expand_functions(graph: ir.Graph, builder: Builder, is_primitive: Callable[[
         nodes, outputs = expanded
         assert node.graph is not None
         node.graph.insert_before(node, nodes)
-        changed.append(node.graph)
-        for own, expanded_output in zip(node.outputs, outputs, strict=False):
-            expanded_output.shape = own.shape.copy() if own.shape is not None else None
-            expanded_output.type = own.type
-            equals[own] = expanded_output
+        for own, equal in outputs.items():
+            equal.shape = own.shape.copy() if own.shape is not None else None
+            equal.type = own.type
+        equals.update(outputs)
+        if node.graph is not graph:
+            own_constants(node.graph, builder.unique_name)
         pending.extend(inner for inner in _all_nodes(nodes) if _is_to_expand(inner, is_primitive))
-    for subgraph in changed:
-        if subgraph is not graph:
-            own_constants(subgraph, builder)
     for constant in builder.constants:
         graph.register_initializer(constant)
     return equals
@@ -69,103 +68,91 @@ def _all_nodes(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
             yield from ir.traversal.RecursiveGraphIterator(subgraph)
 
 
-def _steps(node: ir.Node, builder: Builder) -> tuple[Sequence[ir.Node], Sequence[ir.Value]] | None:
+def _steps(node: ir.Node, builder: Builder) -> tuple[Sequence[ir.Node], Expansions] | None:
+    """The steps of a recurrent layer; None if it cannot be taken apart."""
     inner = builder.branch()
     outputs = recurrence.expand(node, inner)
-    return None if outputs is None else (inner.nodes, outputs)
+    return None if outputs is None else (inner.nodes, dict(zip(node.outputs, outputs, strict=False)))
 
 
-def _function(node: ir.Node, opset: int, builder: Builder) -> tuple[Sequence[ir.Node], Sequence[ir.Value]] | None:
+def _function(node: ir.Node, opset: int, builder: Builder) -> tuple[Sequence[ir.Node], Expansions] | None:
+    """The nodes of the function that an operator is, with types and shapes; None if it is no function."""
     body = _body(node, opset)
-    return None if body is None else _inline(node, body, builder)
+    if body is None:
+        return None
+    asked = [position for position, output in enumerate(node.outputs) if output.name]
+    names = [body.output[position] for position in asked]
+    body.output[:] = names
+    formals = [_formal(value, position) for position, value in enumerate(node.inputs)]
+    call = ir.Node("", node.op_type, formals, _attributes(node, opset), num_outputs=len(asked))
+    for position, output in zip(asked, call.outputs, strict=True):
+        output.name = f"output_{position}"
+    function = ir.serde.deserialize_function(body)
+    # The body is in the forms of the opset that it was written for, which those of newer ones up to the model's are.
+    function.opset_imports[""] = opset
+    inputs = [formal for formal in formals if formal is not None]
+    graph = ir.Graph(inputs, call.outputs, nodes=[call], opset_imports={"": opset}, name="expansion")
+    model = ir.Model(graph, ir_version=onnx.IR_VERSION, functions=[function])
+    InlinePass()(model)
+    # Functions within need the types of their inputs to be found.
+    infer_shapes(model)
+    nodes, outputs = list(graph), list(graph.outputs)
+    graph.outputs.clear()
+    graph.remove(nodes)
+    actual = zip(formals, node.inputs, strict=True)
+    replace_inputs(nodes, {formal: value for formal, value in actual if formal is not None and value is not None})
+    _rename(nodes, builder)
+    return nodes, {node.outputs[position]: output for position, output in zip(asked, outputs, strict=True)}
 
 
 def _body(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
     """The body of the function that the standard says the node's operator is, at the model's opset."""
+    schema: Any  # its stubs lack what it says about functions
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:
         return None
-    for version in sorted(schema.all_function_opset_versions, reverse=True):
-        if version > opset:
-            continue
-        if version in schema.function_opset_versions:
-            data = schema.get_function_with_opset_version(version)
-            body = data if isinstance(data, onnx.FunctionProto) else onnx.FunctionProto.FromString(data)
-        else:
-            types = [_type_proto(value).SerializeToString() for value in node.inputs]
-            data = schema.get_context_dependent_function_with_opset_version(
-                version, _standalone(node).SerializeToString(), types
-            )
-            body = onnx.FunctionProto.FromString(data)
-        # Inlining would have to follow captured values into subgraphs, which few bodies have.
-        if body.node and not any(attribute.HasField("g") for inner in body.node for attribute in inner.attribute):
-            return body
-    return None
-
-
-def _standalone(node: ir.Node) -> onnx.NodeProto:
-    return cast("onnx.NodeProto", ir.to_proto(node))
-
-
-def _type_proto(value: ir.Value | None) -> onnx.TypeProto:
-    if value is None or value.type is None:
-        return onnx.TypeProto()
-    proto = onnx.TypeProto()
-    ir.serde.serialize_value_into(onnx.ValueInfoProto(), value)
-    info = onnx.ValueInfoProto()
-    ir.serde.serialize_value_into(info, value)
-    proto.CopyFrom(info.type)
-    return proto
-
-
-def _inline(node: ir.Node, body: onnx.FunctionProto, builder: Builder) -> tuple[list[ir.Node], list[ir.Value]]:
-    """Copies of the body's nodes on the node's own inputs, and the values that stand for its outputs."""
-    # The standard leaves out of a body what computes outputs that the node lacks, but still lists them.
-    del body.output[len(node.outputs) :]
-    function = ir.serde.deserialize_function(body)
-    values: dict[ir.Value, ir.Value | None] = {}
-    for position, formal in enumerate(function.inputs):
-        values[formal] = node.inputs[position] if position < len(node.inputs) else None
-    nodes = []
-    for inner in function:
-        attributes = [
-            attribute
-            for attribute in (_resolved(own, node, function) for own in inner.attributes.values())
-            if attribute
-        ]
-        copy = ir.Node(
-            inner.domain,
-            inner.op_type,
-            [values[value] if value is not None else None for value in inner.inputs],
-            attributes=attributes,
-            num_outputs=len(inner.outputs),
-            name=builder.unique_name(inner.op_type),
-        )
-        for formal, actual in zip(inner.outputs, copy.outputs, strict=True):
-            actual.name = builder.unique_name(inner.op_type)
-            values[formal] = actual
-        nodes.append(copy)
-    outputs = [values[formal] for formal in function.outputs]
-    return nodes, [value for value in outputs if value is not None]
-
-
-def _resolved(attribute: ir.Attr, node: ir.Node, function: ir.Function) -> ir.Attr | None:
-    """An attribute of the body, with a reference to one of the node's replaced by its value or default."""
-    if not attribute.is_ref():
-        return attribute
-    name = attribute.ref_attr_name
-    assert name is not None
-    given = node.attributes.get(name) or function.attributes.get(name)
-    if given is None or given.value is None:
-        return _default(node, name, attribute.name)
-    return ir.Attr(attribute.name, given.type, given.value)
-
-
-def _default(node: ir.Node, name: str, inner_name: str) -> ir.Attr | None:
-    schema = onnx.defs.get_schema(node.op_type)
-    declared = schema.attributes.get(name)
-    if declared is None or not declared.default_value.name:
+    version = max((known for known in schema.all_function_opset_versions if known <= opset), default=None)
+    if version is None:
         return None
-    value = ir.serde.deserialize_attribute(declared.default_value)
-    return ir.Attr(inner_name, value.type, value.value)
+    if version in schema.function_opset_versions:
+        data = schema.get_function_with_opset_version(version)
+    else:
+        types = [_type_of(value).SerializeToString() for value in node.inputs]
+        call = ir.serde.serialize_node(node).SerializeToString()
+        data = schema.get_context_dependent_function_with_opset_version(version, call, types)
+    body = data if isinstance(data, onnx.FunctionProto) else onnx.FunctionProto.FromString(data)
+    return body if body.node else None
+
+
+def _type_of(value: ir.Value | None) -> onnx.TypeProto:
+    """The type of an input, with its shape; empty for an input that is absent."""
+    return ir.serde.serialize_value(value).type if value is not None else onnx.TypeProto()
+
+
+def _formal(value: ir.Value | None, position: int) -> ir.Value | None:
+    """What stands for an input while the function is taken apart by itself."""
+    return None if value is None else ir.Value(name=f"input_{position}", shape=value.shape, type=value.type)
+
+
+def _attributes(node: ir.Node, opset: int) -> list[ir.Attr]:
+    """The node's attributes, and the defaults of those that it leaves out."""
+    declared = onnx.defs.get_schema(node.op_type, opset, "").attributes
+    defaults = [
+        ir.serde.deserialize_attribute(attribute.default_value)
+        for name, attribute in declared.items()
+        if name not in node.attributes and attribute.default_value.name
+    ]
+    return [*node.attributes.values(), *defaults]
+
+
+def _rename(nodes: Iterable[ir.Node], builder: Builder) -> None:
+    """Gives nodes and values names that nothing else has, within subgraphs, too."""
+    for node in nodes:
+        node.name = builder.unique_name(node.op_type)
+        for output in node.outputs:
+            output.name = builder.unique_name(node.op_type)
+        for subgraph in subgraphs(node):
+            for value in (*subgraph.inputs, *subgraph.initializers.values()):
+                value.name = builder.unique_name(node.op_type)
+            _rename(subgraph, builder)

@@ -20,6 +20,9 @@ from ortoscope_service.graph.constants import constant_scalar
 SLOPE = 2.0**127
 """Slope of a comparison; its reciprocal, 6e-39, is below the smallest normal number of float32."""
 
+_NEARLY_ZERO = -1e-30
+"""The offset at a bound of 0. OpenVINO's provider (1.8.1) takes an offset of 0 for the operator's default of 0.5."""
+
 _KEY = "ortoscope.gate"
 
 
@@ -140,12 +143,13 @@ def _beyond(b: Builder, value: ir.Value, bound: float, direction: float) -> ir.V
 
     `HardSigmoid` is max(0, min(1, slope * y + offset)). Of the ways to compare, it is the one that the blocked layout
     has, and one pass over memory where a comparison and a `Cast` are two. The slopes are powers of two, so that
-    slope * y + offset is exactly 0 at the bound and at least 1 next to it (at a bound of 0: beyond subnormal numbers).
+    slope * y + offset is exactly 0 at the bound and at least 1 next to it (at a bound of 0: just below 0, and 1 beyond
+    subnormal numbers).
     """
     # ONNX Runtime's CPU provider has it in single precision, and nothing of what is blocked in double precision.
     available = data_type(value) == ir.DataType.FLOAT or can_be_blocked(value)
     if available and float(np.float32(bound)) == bound:
         slope = direction * (min(SLOPE, 2.0 ** (64 - math.frexp(bound)[1])) if bound else SLOPE)
-        return b.op("HardSigmoid", value, alpha=slope, beta=-slope * bound)
+        return b.op("HardSigmoid", value, alpha=slope, beta=-slope * bound if bound else _NEARLY_ZERO)
     compared = b.op("Greater" if direction > 0 else "Less", value, b.number(bound, value))
     return b.op("Cast", compared, to=int(data_type(value)))

@@ -1,5 +1,6 @@
 """Bringing old graphs to an opset whose forms of the operators the rules read and write."""
 
+import itertools
 import logging
 from collections.abc import Mapping
 
@@ -8,6 +9,7 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from ortoscope_service.errors import invalid
+from ortoscope_service.graph.backward.subgraphs import own_constants
 from ortoscope_service.graph.constants import constant_array, string_attribute
 from ortoscope_service.graph.loading import infer_shapes
 
@@ -36,8 +38,19 @@ def modernize(model: ir.Model) -> ir.Model:
     Raises:
         OrtoscopeError: `OPSET_NOT_CONVERTIBLE` (INVALID_ARGUMENT): ONNX cannot convert an operator of the model.
     """
-    if model.graph.opset_imports[""] >= MINIMUM:
-        return model.clone()
+    modern = model.clone() if model.graph.opset_imports[""] >= MINIMUM else _converted(model)
+    inside = list(modern.graph.subgraphs())
+    if inside:
+        names = (f"captured/{number}" for number in itertools.count())
+        taken = ir.convenience.create_value_mapping(modern.graph)
+        for subgraph in inside:
+            own_constants(subgraph, lambda _: next(name for name in names if name not in taken))
+        infer_shapes(modern)
+    return modern
+
+
+def _converted(model: ir.Model) -> ir.Model:
+    """The model in opset `MINIMUM`."""
     skeleton = model.clone()
     weights = _set_weights_aside(skeleton.graph)
     try:

@@ -41,7 +41,7 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _DEFAULTS: Mapping[tuple[str, str], float] = MappingProxyType(
     {("leakyrelu", "alpha"): 0.01, ("hardsigmoid", "alpha"): 0.2, ("hardsigmoid", "beta"): 0.5, ("elu", "alpha"): 1.0}
 )
-"""Defaults on which the standard and ONNX Runtime agree; for an RNN they do on none."""
+"""Defaults on which the standard and ONNX Runtime agree."""
 
 Activation = Callable[[Builder, ir.Value], ir.Value]
 Step = Callable[[Builder, Sequence[ir.Value], Sequence[ir.Value]], Sequence[ir.Value]]
@@ -243,26 +243,24 @@ def _activations(node: ir.Node) -> tuple[tuple[Activation, ...], ...]:
         raise _UnsupportedError(f"with {len(names)} activation functions instead of {len(default) * count}")
     functions = []
     taken = dict.fromkeys(("alpha", "beta"), 0)
-    for position, name in enumerate(names):
+    for name in names:
         if name not in _PARAMETERS and name not in _WITHOUT_PARAMETERS:
             raise _UnsupportedError(f"with the activation function {name!r}")
         values = {}
         for parameter in _PARAMETERS.get(name, ()):
-            # ONNX Runtime counts an RNN's by direction, those of the others by the functions that take one.
-            index = position if node.op_type == "RNN" else taken[parameter]
+            values[parameter] = _parameter(node, name, parameter, taken[parameter])
             taken[parameter] += 1
-            values[parameter] = _parameter(node, name, parameter, index)
         functions.append(_activation(name, **values))
     return tuple(tuple(functions[start : start + len(default)]) for start in range(0, len(functions), len(default)))
 
 
 def _parameter(node: ir.Node, name: str, parameter: str, index: int) -> float:
-    """A parameter of an activation function: what is given, or the default."""
+    """A parameter of an activation function: the next that is given, or the default."""
     attribute = node.attributes.get(f"activation_{parameter}")
     given = () if attribute is None else attribute.as_floats()
     if index < len(given):
         return given[index]
-    if node.op_type == "RNN" or (name, parameter) not in _DEFAULTS:
+    if (name, parameter) not in _DEFAULTS:
         raise _UnsupportedError(f"with the activation function {name!r} without its {parameter}")
     return _DEFAULTS[name, parameter]
 
@@ -541,7 +539,7 @@ class _Loop:
         for value in (*after, *shown):
             value.shape = ir.Shape(state_shape)
         body = ir.Graph([*states, *slices], [*after, *shown], nodes=inner.nodes, name=b.unique_name("steps"))
-        own_constants(body, b)
+        own_constants(body, b.unique_name)
         results = b.ops(
             "Scan",
             *first,

@@ -1,13 +1,14 @@
 """The insides of loops and branches."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from ortoscope_service.graph.axes import captured_values, subgraphs
-from ortoscope_service.graph.backward.builder import Builder
+from ortoscope_service.graph.constants import constant_array
 
-_INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32})
 _MAX_ELEMENTS = 64
 """Longer constants are no shapes or axes."""
 
@@ -36,23 +37,31 @@ def live_nodes(nodes: Sequence[ir.Node], outputs: Iterable[ir.Value]) -> list[ir
     return live[::-1]
 
 
-def own_constants(graph: ir.Graph, b: Builder) -> None:
-    """Gives a subgraph copies of the lists of integers that it captures: from inside ONNX infers nothing from them."""
+def own_constants(graph: ir.Graph, unique_name: Callable[[str], str]) -> None:
+    """Gives a subgraph copies of the lists of integers that it captures: from inside ONNX infers nothing from them.
+
+    Args:
+        graph: The subgraph; it is changed.
+        unique_name: Makes names, of a stem.
+    """
     copies: dict[ir.Value, ir.Value] = {}
     for node in graph:
         for value in node.inputs:
-            if value is None or value in copies or value.graph is graph or not _is_list(value):
+            if value is None or value in copies or value.graph is graph:
                 continue
-            copy = ir.Value(
-                name=b.unique_name("constant"), shape=value.shape, type=value.type, const_value=value.const_value
+            numbers = _numbers(value)
+            if numbers is None or numbers.dtype.kind != "i" or numbers.size > _MAX_ELEMENTS:
+                continue
+            name = unique_name("constant")
+            copies[value] = ir.Value(
+                name=name, shape=ir.Shape(numbers.shape), type=value.type, const_value=ir.tensor(numbers, name=name)
             )
-            graph.register_initializer(copy)
-            copies[value] = copy
+            graph.register_initializer(copies[value])
     replace_inputs(graph, copies)
 
 
-def _is_list(value: ir.Value) -> bool:
-    tensor = value.const_value
-    return (
-        value.producer() is None and tensor is not None and tensor.dtype in _INTEGERS and tensor.size <= _MAX_ELEMENTS
-    )
+def _numbers(value: ir.Value) -> npt.NDArray[np.generic] | None:
+    """The value of a small constant, which may belong to no graph yet."""
+    if value.graph is None and value.const_value is not None:
+        return value.const_value.numpy()
+    return constant_array(value)

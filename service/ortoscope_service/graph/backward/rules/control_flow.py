@@ -272,7 +272,7 @@ class _Back:
         """Emits the Scan and gives its outputs: the last states, then what was written."""
         reads, writes = self.reads, self._writes
         body = ir.Graph(self.inputs, self.outputs, nodes=self.nodes, name=self.b.unique_name("steps"))
-        own_constants(body, self.b)
+        own_constants(body, self.b.unique_name)
         results = self.b.ops(
             "Scan",
             *self._initial,
@@ -325,7 +325,7 @@ def _distribute(loop: _Loop, nodes: Sequence[ir.Node], outputs: Sequence[ir.Valu
         if value in known
     }
     replace_inputs(back.nodes, handed)
-    own_constants(loop.body, back.b)
+    own_constants(loop.body, back.b.unique_name)
     if not back.reads:
         # A Scan takes as many steps as what it reads has slices.
         back.read(*_hand_out(back.b, loop, loop.counter))
@@ -382,7 +382,7 @@ def branch(call: Call) -> Gradients:
         outputs = _apart(inner, parts, inner.nodes)
         graph.extend(inner.nodes)
         graph.outputs[:] = outputs
-        own_constants(graph, b)
+        own_constants(graph, b.unique_name)
     results = b.ops("If", call.x, outputs=len(varying), **{name: graph for name, (graph, _, _) in branches.items()})
     for result, like in zip(results, varying, strict=True):
         result.shape, result.type = like.shape, like.type

@@ -1,16 +1,23 @@
 """Matrix products."""
 
+import itertools
+import string
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 import onnx_ir as ir
 
-from ortoscope_service.graph.backward.builder import Builder, rank
+from ortoscope_service.graph.backward.builder import Builder, data_type, rank
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
 from ortoscope_service.graph.backward.rules.elementwise import affine
-from ortoscope_service.graph.constants import float_attribute, int_attribute
+from ortoscope_service.graph.backward.sizes import extent, listed
+from ortoscope_service.graph.constants import float_attribute, int_attribute, string_attribute
 
 
 @rule("Gemm")
 def gemm(call: Call) -> Gradients:
-    """With y = α a b + β c: α g bᵀ, α aᵀ g and β g, transposed as the operands are, summed to the shape of c."""
+    """By a it is alpha g bᵀ, by b alpha aᵀ g, transposed as the operand is; c gets beta g, summed to its shape."""
     b, g, alpha = call.b, call.g, float_attribute(call.node, "alpha")
     left, right = call.x, call.input(1)
     left_turned, right_turned = (int_attribute(call.node, name, 0) for name in ("transA", "transB"))
@@ -102,3 +109,78 @@ def _turned(b: Builder, value: ir.Value) -> ir.Value:
     """Every matrix transposed."""
     axes = list(range(rank(value)))
     return b.op("Transpose", value, perm=[*axes[:-2], axes[-1], axes[-2]])
+
+
+@rule("Einsum")
+def einsum(call: Call) -> Gradients:
+    """Every operand gets the sum of products of the cotangent and the other operands over the letters it lacks.
+
+    A letter that stands only in the operand's own term is repeated; one that it has twice is spread on the diagonal.
+    """
+    b, operands = call.b, [call.input(position) for position in range(len(call.node.inputs))]
+    terms, result = _terms(call, operands)
+    extents = _extents_of_letters(call, [*terms, result], [*operands, call.y])
+    gradients = {}
+    for position in sorted(call.wanted):
+        operand, own = operands[position], ""
+        factors = [call.g, *operands[:position], *operands[position + 1 :]]
+        given = [result, *terms[:position], *terms[position + 1 :]]
+        unused = _unused_letters([*terms, result])
+        for axis, letter in enumerate(terms[position]):
+            if letter in own:
+                own += next(unused)
+                given.append(letter + own[-1])
+                factors.append(_identity(b, operand, axis))
+                continue
+            own += letter
+            if not any(letter in term for term in given):
+                given.append(letter)
+                factors.append(b.op("Expand", b.number(1, operand), listed(b, [extent(b, operand, axis)])))
+        gradient = b.op("Einsum", *factors, equation=f"{','.join(given)}->{own}")
+        gradient.shape = ir.Shape([extents[letter] for letter in terms[position]])
+        gradients[position] = b.sum_to(gradient, operand)
+    return gradients
+
+
+def _terms(call: Call, operands: Sequence[ir.Value]) -> tuple[list[str], str]:
+    """The equation's terms and its result, an ellipsis replaced by letters, of which the last are common to all."""
+    equation = string_attribute(call.node, "equation", "").replace(" ", "")
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    hidden = [
+        rank(operand) - len(term.replace("...", "")) if "..." in term else 0
+        for term, operand in zip(terms, operands, strict=True)
+    ]
+    letters = "".join(itertools.islice(_unused_letters([equation]), max(hidden)))
+    if not arrow:
+        counts = Counter(left.replace(",", "").replace(".", ""))
+        result = "..." + "".join(sorted(letter for letter, count in counts.items() if count == 1))
+    named = [term.replace("...", letters[len(letters) - count :]) for term, count in zip(terms, hidden, strict=True)]
+    return named, result.replace("...", letters)
+
+
+def _unused_letters(terms: Sequence[str]) -> Iterator[str]:
+    return (letter for letter in string.ascii_letters if not any(letter in term for term in terms))
+
+
+def _extents_of_letters(call: Call, terms: Sequence[str], values: Sequence[ir.Value]) -> Mapping[str, int | str | None]:
+    """What is known of the extent of each letter. Axes of an ellipsis may have extent 1 in some operands."""
+    found: dict[str, set[int | str | None]] = defaultdict(set)
+    for term, value in zip(terms, values, strict=True):
+        assert value.shape is not None
+        for letter, size in zip(term, value.shape, strict=True):
+            found[letter].add(size if isinstance(size, int) else size.value)
+    equation = string_attribute(call.node, "equation", "")
+    for letter, sizes in found.items():
+        if letter in equation and len([size for size in sizes if isinstance(size, int)]) > 1:
+            raise call.refuse(f"with the letter {letter!r} for axes of different extents")
+    longer = {letter: sizes - {1} or {1} for letter, sizes in found.items()}
+    return {letter: sizes.pop() if len(sizes) == 1 else None for letter, sizes in longer.items()}
+
+
+def _identity(b: Builder, operand: ir.Value, axis: int) -> ir.Value:
+    """The identity matrix with the extent of an axis."""
+    size = extent(b, operand, axis)
+    if isinstance(size, int):
+        return b.constant(np.eye(size), data_type(operand))
+    return b.op("EyeLike", b.op("Expand", b.number(0, operand), listed(b, [size, size])))

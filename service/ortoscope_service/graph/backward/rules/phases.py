@@ -15,6 +15,8 @@ import onnx_ir as ir
 
 from ortoscope_service.graph.backward import layout
 from ortoscope_service.graph.backward.builder import Builder, data_type, known_extents, static_shape
+from ortoscope_service.graph.backward.sizes import Size, listed
+
 
 _FEW_CHANNELS = 64
 """Up to this many channels all phases are made by one convolution."""
@@ -101,17 +103,22 @@ def interleave(
         stride = axes[position].stride
         parts = {phase: [merged[(*phase, own)] for own in range(stride)] for phase in outer}
         if stride > 1:
-            zeros = None
-            if any(None in own and any(own) for own in parts.values()):
-                shape = b.op("Concat", b.extent(like, 0), b.ints([channels, *lengths]), axis=0)
-                zeros = b.op("Expand", b.number(0, like), shape)
+            absent = any(None in own and any(own) for own in parts.values())
+            zeros = _zeros(b, like, [channels, *lengths]) if absent else None
             lengths[position] *= stride
-            merged = {phase: _interleaved(b, own, zeros, position + 2, lengths) for phase, own in parts.items()}
+            for phase, own in parts.items():
+                given = [part for part in (part or zeros for part in own) if part is not None]
+                merged[phase] = interleaved(b, given, position + 2, lengths) if any(own) else None
         else:
             merged = {phase: own[0] for phase, own in parts.items()}
     whole = merged[()]
     assert whole is not None
     return crop(b, whole, lengths, axes)
+
+
+def _zeros(b: Builder, like: ir.Value, shape: Sequence[int]) -> ir.Value:
+    """Zeros of a shape after that of the batch."""
+    return b.op("Expand", b.number(0, like), b.op("Concat", b.extent(like, 0), b.ints(shape), axis=0))
 
 
 def crop(b: Builder, value: ir.Value, lengths: Sequence[int], axes: Sequence[Axis]) -> ir.Value:
@@ -128,17 +135,18 @@ def crop(b: Builder, value: ir.Value, lengths: Sequence[int], axes: Sequence[Axi
     )
 
 
-def _interleaved(
-    b: Builder, parts: Sequence[ir.Value | None], zeros: ir.Value | None, axis: int, lengths: Sequence[int]
-) -> ir.Value | None:
-    """Interleaves equally long parts along one axis, zeros in place of absent ones; `lengths` are those of the result."""
-    if not any(part is not None for part in parts):
-        return None
+def interleaved(b: Builder, parts: Sequence[ir.Value], axis: int, lengths: Sequence[Size]) -> ir.Value:
+    """Puts equally long parts of an axis together: the first element of each, the second of each, and so on.
+
+    Args:
+        b: Where to emit.
+        parts: The parts, (batch, channel, space…).
+        axis: The axis.
+        lengths: Extents of the result from the third axis on; 0 stands for those of the parts before the axis.
+    """
     after = b.ints([axis + 1])
-    stacked = b.op(
-        "Concat", *(b.op("Unsqueeze", zeros if part is None else part, after) for part in parts), axis=axis + 1
-    )
-    return b.op("Reshape", stacked, b.ints([0, 0, *lengths]))
+    stacked = b.op("Concat", *(b.op("Unsqueeze", part, after) for part in parts), axis=axis + 1)
+    return b.op("Reshape", stacked, listed(b, [0, 0, *lengths]))
 
 
 def convolution_gradient(b: Builder, g: ir.Value, weight: ir.Value, group: int, axes: Sequence[Axis]) -> ir.Value:

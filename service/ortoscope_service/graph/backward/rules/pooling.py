@@ -13,6 +13,7 @@ from ortoscope_service.graph.backward.placing import cut, widen
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
 from ortoscope_service.graph.backward.rules import blocked
 from ortoscope_service.graph.backward.rules.convolution import input_gradient
+from ortoscope_service.graph.backward.rules.phases import interleaved
 from ortoscope_service.graph.backward.rules.windows import Window, crop, pool_windows, static_axes
 from ortoscope_service.graph.backward.sizes import Size, extent, larger, listed, minus, plus, times
 from ortoscope_service.graph.constants import int_attribute, ints_attribute, string_attribute
@@ -153,7 +154,12 @@ def _put_back(b: Builder, shares: Sequence[ir.Value], window: Window, later: Seq
         moved, other = _moved(b, share, window, shift, more), phases[phase]
         phases[phase] = (other or moved) if other is None or moved is None else b.op("Add", other, moved)
     length = times(b, plus(b, window.count, more), window.stride)
-    whole = _interleaved(b, phases, window.axis, [length, *later])
+    given = next(phase for phase in phases if phase is not None)
+    whole = given
+    if window.stride > 1:
+        zeros = b.op("Expand", b.number(0, given), b.op("Shape", given)) if None in phases else given
+        lengths = [*([0] * (window.axis - 2)), length, *later]
+        whole = interleaved(b, [phase or zeros for phase in phases], window.axis, lengths)
     if length == window.extent or (window.stride == 1 and (window.begin, window.end) == (0, 0)):
         return whole
     return crop(b, whole, [window], [0 if known else window.begin])
@@ -167,24 +173,6 @@ def _moved(b: Builder, share: ir.Value, window: Window, shift: int, more: int) -
     if shift < 0 or after < 0:
         share = cut(b, share, [window.axis], [max(0, -shift)], [plus(b, count, min(0, after))])
     return widen(b, share, [window.axis], [max(0, shift)], [max(0, after)])
-
-
-def _interleaved(b: Builder, phases: Sequence[ir.Value | None], axis: int, extents: Sequence[Size]) -> ir.Value:
-    """Puts equally long phases of an axis together: the first element of each, the second of each, and so on.
-
-    Args:
-        b: Where to emit.
-        phases: The phases; None where all elements are zero.
-        axis: The axis.
-        extents: Those of the result from the axis on.
-    """
-    given = next(phase for phase in phases if phase is not None)
-    if len(phases) == 1:
-        return given
-    zeros = b.op("Expand", b.number(0, given), b.op("Shape", given)) if None in phases else None
-    columns = [b.op("Unsqueeze", phase or zeros, b.ints([axis + 1])) for phase in phases]
-    stacked = b.op("Concat", *columns, axis=axis + 1)
-    return b.op("Reshape", stacked, listed(b, [*([0] * axis), *extents]))
 
 
 @rule("MaxUnpool")

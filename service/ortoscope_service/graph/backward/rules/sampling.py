@@ -1,4 +1,4 @@
-"""GridSample: samples of an image at places that a grid gives."""
+"""GridSample, samples of an image at places that a grid gives, and AffineGrid, which makes such a grid."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,10 @@ from types import MappingProxyType
 import numpy as np
 import onnx_ir as ir
 
-from ortoscope_service.graph.backward.builder import Builder, data_type
-from ortoscope_service.graph.backward.placing import as_type_of, in_single, single_number
+from ortoscope_service.graph.backward.builder import Builder, data_type, rank
+from ortoscope_service.graph.backward.placing import as_type_of, cut, in_single, single_number
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
-from ortoscope_service.graph.backward.sizes import Size, extents, listed, plus, times
+from ortoscope_service.graph.backward.sizes import Size, extent, extents, listed, plus, times
 from ortoscope_service.graph.constants import int_attribute, string_attribute
 
 _KERNELS: Mapping[str, Mapping[int, tuple[float, ...]]] = MappingProxyType(
@@ -28,6 +28,25 @@ _KERNELS: Mapping[str, Mapping[int, tuple[float, ...]]] = MappingProxyType(
 )
 """Weights of the taps along an axis by their distance from the sample, rounded down: polynomials of what rounding cut
 off, highest power first. The cubic ones are Keys' with a = -0.75."""
+
+
+@rule("AffineGrid")
+def affine_grid(call: Call) -> Gradients:
+    """A matrix was multiplied with every position, so its gradient is the sum of cotangent times position.
+
+    The positions are what AffineGrid makes of the unit matrix.
+    """
+    b, axes = call.b, rank(call.y) - 2
+    unit = b.constant(np.eye(axes, axes + 1)[None], data_type(call.x))
+    count = times(b, *extents(b, call.y)[1:-1])
+    one_image = b.op("Concat", b.ints([1]), cut(b, call.input(1), [0], [1], [axes + 2]), axis=0)
+    aligned = int_attribute(call.node, "align_corners", 0)
+    positions = b.op("AffineGrid", unit, one_image, align_corners=aligned)
+    flat = b.op("Reshape", positions, listed(b, [count, axes]), allowzero=1)
+    # The matrix's last column is a translation.
+    homogeneous = b.op("Pad", flat, b.ints([0, 0, 0, 1]), b.number(1, call.x))
+    rows = b.op("Reshape", call.g, listed(b, [extent(b, call.x, 0), count, axes]), allowzero=1)
+    return {0: b.op("MatMul", b.op("Transpose", rows, perm=[0, 2, 1]), homogeneous)}
 
 
 @dataclass(frozen=True)

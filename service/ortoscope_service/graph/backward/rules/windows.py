@@ -71,9 +71,14 @@ def pool_windows(call: Call) -> list[Window]:
 
     Raises:
         OrtoscopeError: `UNSUPPORTED_GRADIENT`: SAME padding together with dilations or with gaps between windows, where
-            ONNX Runtime does otherwise than the standard says.
+            ONNX Runtime does otherwise than the standard says; `ceil_mode` where ONNX before opset 22 infers a window
+            in the padding after the last, which is not there.
     """
-    return _windows(call, ints_attribute(call.node, "kernel_shape") or (), shrinks=False)
+    windows = _windows(call, ints_attribute(call.node, "kernel_shape") or (), shrinks=False)
+    for axis in map(_static_axis, windows):
+        if axis is not None and axis.stride * (axis.windows - 1) >= axis.pad + axis.extent:
+            raise call.refuse(f"with the {axis.windows} windows that ONNX infers before opset 22, one too many,")
+    return windows
 
 
 def _windows(call: Call, kernel: Sequence[int], *, shrinks: bool) -> list[Window]:
@@ -151,13 +156,15 @@ def halves(b: Builder, total: Size, *, lower: bool) -> tuple[Size, Size]:
 
 def static_axes(windows: Sequence[Window]) -> list[Axis] | None:
     """The windows as axes of known extents; None if an extent is not known."""
-    axes = []
-    for window in windows:
-        begin, extent, count = window.begin, window.extent, window.count
-        if not (isinstance(begin, int) and isinstance(extent, int) and isinstance(count, int)):
-            return None
-        axes.append(Axis(extent, count, window.kernel, window.stride, begin, window.dilation))
-    return axes
+    axes = [axis for axis in map(_static_axis, windows) if axis is not None]
+    return axes if len(axes) == len(windows) else None
+
+
+def _static_axis(window: Window) -> Axis | None:
+    begin, extent, count = window.begin, window.extent, window.count
+    if isinstance(begin, int) and isinstance(extent, int) and isinstance(count, int):
+        return Axis(extent, count, window.kernel, window.stride, begin, window.dilation)
+    return None
 
 
 def framed(b: Builder, value: ir.Value, windows: Sequence[Window]) -> tuple[ir.Value, list[int]]:
