@@ -3,9 +3,11 @@
 As of onnx 1.22 its MaxPool of stride 1 reads pads in another order, AveragePool in `ceil_mode` and LpPool misplace the
 padding or count it, SAME_LOWER is taken for SAME_UPPER, GlobalMaxPool knows two spatial axes alone, and ConvTranspose
 fails with several output channels per group. Its Erf, and with it Gelu, rounds to float32, its Mean does not
-broadcast, its LRN normalizes as many channels as there are items in the batch, its LpNormalization with p = 1 forgets
-the signs, and GroupNormalization and MeanVarianceNormalization mix float32 into float64. Each operator here says what
-the standard says; `test_reference_operators.py` holds them against ONNX Runtime.
+broadcast, its BatchNormalization of opset 9 mixes in the batch's own statistics, its LRN normalizes as many channels as
+there are items in the batch, its LpNormalization with p = 1 forgets the signs, and GroupNormalization and
+MeanVarianceNormalization mix float32 into float64. Its GatherElements knows axes of up to 32 elements, its Pad no
+negative amounts, and GridSample and AffineGrid compute in float32. Each operator here says what the standard says;
+`test_reference_operators.py` holds them against ONNX Runtime.
 """
 
 import itertools
@@ -303,6 +305,34 @@ class Mean(OpRun):
         return (np.asarray(total / len(operands), operands[0].dtype),)
 
 
+class BatchNormalization(OpRun):
+    """Standardized by the statistics that are given; in training mode by the batch's own, which these then follow."""
+
+    op_domain: ClassVar[str] = ""
+
+    def _run(
+        self,
+        x: Array,
+        scale: Array,
+        bias: Array,
+        mean: Array,
+        variance: Array,
+        epsilon: float | None = None,
+        momentum: float | None = None,
+        training_mode: int | None = None,
+        spatial: int | None = None,
+    ) -> tuple[Array, ...]:
+        running: tuple[Array, ...] = ()
+        if training_mode:
+            axes, keep = (0, *range(2, x.ndim)), 0.9 if momentum is None else momentum
+            own = x.mean(axis=axes), x.var(axis=axes)
+            running = tuple(keep * old + (1 - keep) * new for old, new in zip((mean, variance), own, strict=True))
+            mean, variance = own
+        scale, bias, mean, variance = (v.reshape(-1, *[1] * (x.ndim - 2)) for v in (scale, bias, mean, variance))
+        y = scale * (x - mean) / np.sqrt(variance + (1e-5 if epsilon is None else epsilon)) + bias
+        return tuple(value.astype(x.dtype) for value in (y, *running))
+
+
 class LRN(OpRun):
     """Division by a power of the mean square over neighbouring channels."""
 
@@ -455,9 +485,10 @@ class AffineGrid(OpRun):
     op_domain: ClassVar[str] = ""
 
     def _run(self, matrix: Array, size: Array, align_corners: int | None = None) -> tuple[Array]:
-        axes = []
-        for count in size.tolist()[2:]:
-            axes.append(np.linspace(-1, 1, count) if align_corners else (2 * np.arange(count) + 1) / count - 1)
+        axes = [
+            np.linspace(-1, 1, count) if align_corners else (2 * np.arange(count) + 1) / count - 1
+            for count in size.tolist()[2:]
+        ]
         *positions, ones = np.broadcast_arrays(*np.meshgrid(*axes, indexing="ij"), 1.0)
         # The coordinate of the last axis comes first.
         homogeneous = np.stack([*reversed(positions), ones], axis=-1)
@@ -487,6 +518,7 @@ CORRECTED = (
     Erf,
     Gelu,
     Mean,
+    BatchNormalization,
     LRN,
     LpNormalization,
     GroupNormalization,

@@ -174,6 +174,17 @@ def test_a_connected_model_computes_what_the_model_does_and_keeps_its_names() ->
     assert caught.value.reason == "UNKNOWN_TENSOR"
 
 
+def test_gradients_by_the_input_are_the_same_with_connected_states() -> None:
+    model, feeds, _ = layer("LSTM", "bidirectional", outputs=("Y", "H"))
+    loaded = load_model(model.SerializeToString())
+    given = {**feeds, "cotangent": np.random.default_rng(2).standard_normal((2, BATCH, UNITS))}
+    connected = expose_states(loaded, connected=["layer.cell", "layer.hidden"])
+    plain, other = (
+        evaluate(serialize(build_backward(each, "H")), given)["gradient.batched"] for each in (loaded, connected)
+    )
+    np.testing.assert_allclose(other, plain, rtol=1e-9, atol=1e-12)
+
+
 def test_states_of_a_layer_whose_sequence_nobody_takes() -> None:
     model, feeds, weights = layer("GRU", outputs=("", "H"))
     exposed = trunk(expose_states(load_model(model.SerializeToString())), ["layer.hidden", "H"])

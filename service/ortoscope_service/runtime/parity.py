@@ -5,8 +5,9 @@ more than its own size while the activations agree. So every graph is run by bot
 differ, the CPU provider serves it: slower, and right.
 
 The measure of an output's error is the root mean square of the difference, relative to the root mean square of the CPU
-provider's values. Rounding gives 1e-6 or so, tensor cores in TF32 about 1e-3, bfloat16 a few 1e-2, wrong kernels more
-than 1e-1. Integers and truth values must be equal, and infinities and NaN at the same places.
+provider's values. Rounding gives 1e-7 to 1e-6 in activations, and up to 7e-3 in gradients of deep networks, where it
+moves a value across a kink now and then; what is wrong is usually off by 1e-1 and more. Integers and truth values must
+be equal, and infinities and NaN at the same places.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ from ortoscope_service.runtime.sessions import Session, SessionConfig, TensorInf
 from ortoscope_service.runtime.threads import available_threads
 from ortoscope_service.runtime.verdicts import Circumstances, ParityReport, Verdicts
 
-TOLERANCE = 1e-2
+TOLERANCE = 3e-2
 """Largest error with which a provider serves a graph."""
 
 CPU = "CPUExecutionProvider"
@@ -35,7 +36,7 @@ CPU = "CPUExecutionProvider"
 Feeds = Mapping[str, npt.NDArray[Any]]
 
 _ITEMS = 2
-_SEEDS = (0, 1)
+_SEEDS = (0, 1, 2)
 _FREE_EXTENTS = (32, 8, 224)
 """Tried in turn for axes that are free and not the first, until the CPU provider can run the graph."""
 

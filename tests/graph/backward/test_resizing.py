@@ -62,7 +62,7 @@ def test_nearest_has_a_gradient_however_it_rounds(
 ) -> None:
     modes = {"mode": "nearest", "coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
     for scales in choice:
-        check(scaled((1, 2, 4, 5), (1, 1, *scales), **modes), 1, 2, 4, 5)
+        check_derivatives(scaled((1, 2, 4, 5), (1, 1, *scales), **modes), {"x": normal(1, 2, 4, 5)}, directions=1)
         check_affine(scaled((1, 2, 9, 10), (1, 1, *scales), NAMES, **modes), {"x": normal(1, 2, 9, 10)})
 
 
@@ -75,7 +75,7 @@ def test_interpolation_has_the_gradient_of_its_matrix(
 ) -> None:
     modes = {"mode": mode, "coordinate_transformation_mode": coordinates, "antialias": antialias}
     for scales in choice:
-        check(scaled((1, 2, 4, 5), (1, 1, *scales), **modes), 1, 2, 4, 5)
+        check_derivatives(scaled((1, 2, 4, 5), (1, 1, *scales), **modes), {"x": normal(1, 2, 4, 5)}, directions=1)
         check_affine(scaled((1, 2, 9, 10), (1, 1, *scales), NAMES, **modes), {"x": normal(1, 2, 9, 10)})
 
 
@@ -179,7 +179,7 @@ def test_gradients_by_region_or_scales_are_zero_for_the_nearest_and_refused_othe
 )
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 def test_any_number_of_axes_is_resized(shape: tuple[int, ...], scales: tuple[float, ...], mode: str) -> None:
-    for names in (None, {"x": [*"abcde"[: len(shape)]]}, {"x": ["n", *shape[1:]]}):
+    for names in ({"x": [*"abcde"[: len(shape)]]}, {"x": ["n", *shape[1:]]}):
         model = scaled(shape, scales, names, mode=mode)
         check_derivatives(model, {"x": normal(*shape)}, directions=1)
         if mode == "nearest" or scales[:2] == (1, 1) or len(shape) == 2:
@@ -229,16 +229,15 @@ def test_sizes_put_together_of_other_shapes_leave_batch_and_channels_alone() -> 
 
 def test_the_gradient_belongs_to_the_runtime_also_where_it_copies() -> None:
     # 1.01 and 0.99 times five elements are five: ONNX Runtime copies if that holds for all axes, and only then.
-    for scales in ((1.01, 1.01), (1.01, 0.99), (1.01, 2)):
+    for scales in ((1.01, 1.01), (1.01, 0.99)):
         for names in (None, NAMES):
-            for mode in ("linear", "cubic"):
-                model = scaled((1, 2, 5, 5), (1, 1, *scales), names, mode=mode)
-                check_affine(model, {"x": normal(1, 2, 5, 5)})
+            model = scaled((1, 2, 5, 5), (1, 1, *scales), names, mode="cubic")
+            check_affine(model, {"x": normal(1, 2, 5, 5)})
 
 
 @pytest.mark.parametrize(("op_type", "opset"), [("Upsample", 9), ("Resize", 10)])
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
-@pytest.mark.parametrize("scales", [(2, 2), (1.7, 2.3), (0.6, 0.5), (0.6, 1.7), (1, 0.5)])
+@pytest.mark.parametrize("scales", [(2, 2), (1.7, 2.3), (0.6, 0.5), (0.6, 1.7)])
 def test_resizing_of_old_opsets_keeps_its_values_and_has_their_gradient(
     op_type: str, opset: int, mode: str, scales: tuple[float, float]
 ) -> None:

@@ -78,8 +78,7 @@ class Builder:
         numbers = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
         if data_type is not None:
             numbers = numbers.astype(data_type.numpy())
-        tensor = ir.tensor(numbers, dtype=data_type)
-        key = (tensor.dtype, tuple(numbers.shape), numbers.tobytes())
+        key = (data_type or ir.DataType.from_numpy(numbers.dtype), tuple(numbers.shape), numbers.tobytes())
         if key not in self._constants:
             name = self.unique_name("constant")
             self._constants[key] = self._tape.initializer(ir.tensor(numbers, dtype=data_type, name=name), name)

@@ -5,6 +5,7 @@ differentiation it is doubled by its expansion. What the gradient does not need 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -12,13 +13,18 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from ortoscope_service.graph.axes import RECURRENT, subgraphs
-from ortoscope_service.graph.backward import recurrence
+from ortoscope_service.graph.backward import attention, recurrence
 from ortoscope_service.graph.backward.builder import Builder
 from ortoscope_service.graph.backward.subgraphs import own_constants, replace_inputs
 from ortoscope_service.graph.loading import infer_shapes
 
 Expansions = Mapping[ir.Value, ir.Value]
 """From an output of a node to the value of its expansion that equals it."""
+
+_EXPANSIONS: Mapping[str, Callable[[ir.Node, Builder], Sequence[ir.Value] | None]] = MappingProxyType(
+    {"Attention": attention.expand, **dict.fromkeys(RECURRENT, recurrence.expand)}
+)
+"""Expansions other than the standard's: they emit values that equal a node's outputs, or give None if they cannot."""
 
 
 def expand_functions(graph: ir.Graph, builder: Builder, is_primitive: Callable[[ir.Node], bool]) -> Expansions:
@@ -38,15 +44,16 @@ def expand_functions(graph: ir.Graph, builder: Builder, is_primitive: Callable[[
     pending = [node for node in _all_nodes(graph) if _is_to_expand(node, is_primitive)]
     while pending:
         node = pending.pop()
-        expanded = _steps(node, builder) if node.op_type in RECURRENT else _function(node, opset, builder)
+        expanded = _own(node, builder) or _function(node, opset, builder)
         if expanded is None:
             continue
         nodes, outputs = expanded
         assert node.graph is not None
         node.graph.insert_before(node, nodes)
         for own, equal in outputs.items():
-            equal.shape = own.shape.copy() if own.shape is not None else None
             equal.type = own.type
+            if own.shape is not None:
+                equal.shape = own.shape.copy()
         equals.update(outputs)
         if node.graph is not graph:
             own_constants(node.graph, builder.unique_name)
@@ -68,11 +75,14 @@ def _all_nodes(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
             yield from ir.traversal.RecursiveGraphIterator(subgraph)
 
 
-def _steps(node: ir.Node, builder: Builder) -> tuple[Sequence[ir.Node], Expansions] | None:
-    """The steps of a recurrent layer; None if it cannot be taken apart."""
+def _own(node: ir.Node, builder: Builder) -> tuple[Sequence[ir.Node], Expansions] | None:
+    """An expansion that is written down here, in nodes and what equals the outputs; None if there is none."""
+    expand = _EXPANSIONS.get(node.op_type)
     inner = builder.branch()
-    outputs = recurrence.expand(node, inner)
-    return None if outputs is None else (inner.nodes, dict(zip(node.outputs, outputs, strict=False)))
+    outputs = expand(node, inner) if expand is not None else None
+    if outputs is None:
+        return None
+    return inner.nodes, {own: equal for own, equal in zip(node.outputs, outputs, strict=False) if own.name}
 
 
 def _function(node: ir.Node, opset: int, builder: Builder) -> tuple[Sequence[ir.Node], Expansions] | None:
@@ -102,6 +112,7 @@ def _function(node: ir.Node, opset: int, builder: Builder) -> tuple[Sequence[ir.
     actual = zip(formals, node.inputs, strict=True)
     replace_inputs(nodes, {formal: value for formal, value in actual if formal is not None and value is not None})
     _rename(nodes, builder)
+    _settle_casts(nodes)
     return nodes, {node.outputs[position]: output for position, output in zip(asked, outputs, strict=True)}
 
 
@@ -156,3 +167,12 @@ def _rename(nodes: Iterable[ir.Node], builder: Builder) -> None:
             for value in (*subgraph.inputs, *subgraph.initializers.values()):
                 value.name = builder.unique_name(node.op_type)
             _rename(subgraph, builder)
+
+
+def _settle_casts(nodes: Iterable[ir.Node]) -> None:
+    """Turns CastLike into Cast where the type is known: ONNX Runtime, which has no kernel for it, cannot fold it."""
+    for node in _all_nodes(nodes):
+        if node.op_type == "CastLike" and (like := node.inputs[1]) is not None and like.dtype is not None:
+            node.op_type = "Cast"
+            node.attributes.add(ir.AttrInt64("to", like.dtype))
+            node.resize_inputs(1)

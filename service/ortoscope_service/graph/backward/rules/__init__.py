@@ -2,6 +2,7 @@
 
 from ortoscope_service.graph.backward.rules import (
     activations,
+    attention,
     control_flow,
     convolution,
     elementwise,
@@ -19,6 +20,7 @@ from ortoscope_service.graph.backward.rules import (
 
 __all__ = [
     "activations",
+    "attention",
     "control_flow",
     "convolution",
     "elementwise",
