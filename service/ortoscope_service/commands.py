@@ -155,7 +155,8 @@ def serve(
             metavar="PROVIDER",
             envvar="ORTOSCOPE_PROVIDER",
             help="What computes: ONNX Runtime's name of an execution provider. CUDAExecutionProvider needs "
-            "ortoscope[server-gpu].",
+            "ortoscope[server-gpu], OpenVINOExecutionProvider ortoscope[openvino]. A graph on which it does not give "
+            "the numbers of CPUExecutionProvider is served by that.",
         ),
     ] = "CPUExecutionProvider",
     threads: Annotated[

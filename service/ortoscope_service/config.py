@@ -71,7 +71,8 @@ class ServerConfig:
     """Listen in plain text on an address that other machines reach. Said aloud because anyone there may then call."""
 
     execution_provider: str = "CPUExecutionProvider"
-    """ONNX Runtime's name of what computes. One that is not installed is refused at the start."""
+    """ONNX Runtime's name of what computes. One that is not installed is refused at the start; a graph on which it does
+    not give the CPU provider's numbers is served by that one."""
 
     threads: int = 0
     """Threads that ONNX Runtime uses inside an operator; 0: what CPU affinity and cgroup quota allow."""

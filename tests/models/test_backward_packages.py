@@ -10,8 +10,11 @@ from gradient_models import conv_classifier, dense_classifier, differences, in_d
 from model_packages import package
 from onboarding_models import mixing_model, saved
 from onnx import TensorProto, helper, numpy_helper
+from ortoscope_service.analysis.gradients import Source, Target, backward_graph, kept_graph
 from ortoscope_service.errors import Code, OrtoscopeError
+from ortoscope_service.graph.backward import NO_RELAXATIONS, Relaxations
 from ortoscope_service.graph.loading import load_model
+from ortoscope_service.graph.taps import resolve_tap
 from ortoscope_service.models.manifest import BackwardGraph, GradientCheck
 from ortoscope_service.models.onboarding import backward_check, prepare
 from ortoscope_service.models.repository import ModelRepository, backward_file_name, digest_of
@@ -240,6 +243,20 @@ def test_a_graph_that_is_bound_to_a_batch_is_refused(repository, classifier, tmp
     assert "dynamic" in caught.message
 
 
+def test_a_graph_that_does_not_run_on_one_item_is_refused(repository, classifier, tmp_path):
+    own = dense_backward()
+    renamed(own, "gradient.x", "rows")
+    for name, shape, source, result in (
+        ("threes", [-1, 12], "rows", "by_three"),
+        ("ones", [-1, 4], "by_three", "gradient.x"),
+    ):
+        own.graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
+        own.graph.node.append(helper.make_node("Reshape", [source, name], [result]))
+    own.graph.output[1].CopyFrom(float_value("gradient.x", ["n", 4]))
+    caught = refused(prepare, classifier, repository, backward_graphs=[("logits", saved(own, tmp_path / "own.onnx"))])
+    assert (caught.reason, caught.metadata["cause"]) == ("BACKWARD_GRAPH_FAILED", "MODEL_RUN_FAILED")
+
+
 def test_what_is_no_onnx_or_no_tap_is_said_so(repository, classifier, tmp_path):
     (tmp_path / "own.onnx").write_bytes(b"garbage")
     own = tmp_path / "own.onnx"
@@ -339,3 +356,20 @@ def test_a_damaged_graph_is_data_loss(repository, damage, tmp_path):
     assert "tap 'add'" in caught.message
     assert str(repository._root) not in caught.message
     assert version.model_bytes()
+
+
+def test_gradients_are_computed_by_the_graph_that_is_kept(repository, classifier, tmp_path):
+    own = saved(dense_backward(), tmp_path / "own.onnx")
+    version = prepare(classifier, repository, backward_graphs=[("logits", own)]).version
+    logits, hidden = (resolve_tap(version.manifest.taps, name) for name in ("logits", "hidden"))
+    kept = version.backward_bytes("logits")
+    assert backward_graph(version, Target(logits), (), NO_RELAXATIONS) == kept
+    assert kept_graph(version, Target(logits), (), NO_RELAXATIONS) == version.manifest.backward[0]
+    inside = Source.of_tap(hidden)
+    for target, sources, relaxations in (
+        (Target(hidden), (), NO_RELAXATIONS),
+        (Target(logits, softmax=True), (), NO_RELAXATIONS),
+        (Target(logits), (inside,), NO_RELAXATIONS),
+        (Target(logits), (), Relaxations(("guided",))),
+    ):
+        assert kept_graph(version, target, sources, relaxations) is None

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,29 +18,10 @@ from ortoscope_service.runtime import plugins
 from ortoscope_service.runtime.hardware import processor
 from ortoscope_service.runtime.parity import CPU, TOLERANCE, open_session, random_inputs, relative_error
 from ortoscope_service.runtime.sessions import Session, SessionConfig, TensorInfo
+from stand_in_provider import OTHER, StandIn
 from tiny_models import GraphBuilder, float_value, tiny_cnn, tiny_transformer
 
-OTHER = "StandInExecutionProvider"
 CNN = tiny_cnn().SerializeToString()
-
-
-class StandIn:
-    """Makes sessions; those on `OTHER` compute what `graph` computes, or are refused with `error`."""
-
-    def __init__(self, graph: bytes | None = None, error: OrtoscopeError | None = None) -> None:
-        self.graph = graph
-        self.error = error
-        self.made: list[str] = []
-
-    def __call__(self, model: bytes, config: SessionConfig) -> Session:
-        self.made.append(config.providers[0])
-        if config.providers[0] == CPU:
-            return Session(model, config)
-        if self.error is not None:
-            raise self.error
-        session = Session(self.graph or model, replace(config, providers=(CPU,)))
-        session.config = replace(session.config, providers=config.providers)
-        return session
 
 
 def scaled(model: bytes, output: str, change: Callable[[np.ndarray], np.ndarray]) -> bytes:
@@ -366,6 +348,22 @@ def test_a_plugin_that_is_not_installed_is_refused_with_the_remedy(monkeypatch):
     with pytest.raises(OrtoscopeError, match=r"ortoscope\[openvino\]") as caught:
         Session(CNN, SessionConfig(providers=(plugins.OPENVINO,)))
     assert (caught.value.code, caught.value.reason) == (Code.FAILED_PRECONDITION, "UNKNOWN_PROVIDER")
+
+
+def test_a_plugin_that_cannot_be_loaded_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "onnxruntime_ep_openvino.py").write_text("def get_library_path():\n    return '/nowhere.so'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime_ep_openvino", raising=False)
+    monkeypatch.setattr(plugins, "_registered", set())
+    with pytest.raises(OrtoscopeError, match="belong together") as caught:
+        open_session(CNN, SessionConfig(providers=(plugins.OPENVINO,)))
+    assert (caught.value.code, caught.value.reason) == (Code.FAILED_PRECONDITION, "PROVIDER_NOT_LOADABLE")
+    sys.modules.pop("onnxruntime_ep_openvino", None)
+
+
+def test_a_plugin_computes_in_single_precision_with_the_threads_it_is_given():
+    options = json.loads(plugins.plugin_options(plugins.OPENVINO, 3)["load_config"])
+    assert options == {"CPU": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 3}}
 
 
 def test_a_plugin_without_a_device_is_refused(monkeypatch):

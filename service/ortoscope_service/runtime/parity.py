@@ -43,7 +43,9 @@ _FREE_EXTENTS = (32, 8, 224)
 _UNSUITABLE = frozenset({"INVALID_TENSOR", "MODEL_RUN_FAILED"})
 """Reasons for which the CPU provider refuses inputs of other extents than a graph can compute."""
 
-_MISCONFIGURED = frozenset({"UNKNOWN_PROVIDER", "NO_PROVIDER_DEVICE", "UNKNOWN_OPTIMIZATION_LEVEL"})
+_MISCONFIGURED = frozenset(
+    {"UNKNOWN_PROVIDER", "PROVIDER_NOT_LOADABLE", "NO_PROVIDER_DEVICE", "UNKNOWN_OPTIMIZATION_LEVEL"}
+)
 """What is not the graph's fault and must not be hidden by a verdict on it."""
 
 _TRANSIENT = frozenset({Code.RESOURCE_EXHAUSTED, Code.CANCELLED, Code.DEADLINE_EXCEEDED})
@@ -75,7 +77,7 @@ def open_session(
         CPU provider was asked for.
 
     Raises:
-        OrtoscopeError: As `Session` raises for the CPU provider; `UNKNOWN_PROVIDER`, `NO_PROVIDER_DEVICE`.
+        OrtoscopeError: As `Session` raises for the CPU provider; as `plugin_device` raises; `UNKNOWN_PROVIDER`.
     """
     if config.providers[:1] in {(), (CPU,)}:
         return make(model, config)

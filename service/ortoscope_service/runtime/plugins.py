@@ -6,6 +6,7 @@ that the library offers once it is registered.
 
 import importlib.util
 import json
+import logging
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from ortoscope_service.errors import Code, OrtoscopeError
 
 OPENVINO = "OpenVINOExecutionProvider"
 
+_log = logging.getLogger(__name__)
 _lock = threading.Lock()
 _registered: set[str] = set()
 
@@ -29,8 +31,8 @@ def plugin_device(provider: str) -> Any:
     """The device that a plugin computes on: a processor if it offers one, else the first device (an `OrtEpDevice`).
 
     Raises:
-        OrtoscopeError: `UNKNOWN_PROVIDER` (FAILED_PRECONDITION): it is not installed; `NO_PROVIDER_DEVICE`
-            (FAILED_PRECONDITION): it does not take the hardware of this machine.
+        OrtoscopeError: FAILED_PRECONDITION: `UNKNOWN_PROVIDER`: it is not installed; `PROVIDER_NOT_LOADABLE`;
+            `NO_PROVIDER_DEVICE`: it does not take the hardware of this machine.
     """
     _register(provider)
     offered = [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider]
@@ -77,7 +79,17 @@ def _register(provider: str) -> None:
             )
         import onnxruntime_ep_openvino  # noqa: PLC0415 - an extra that few installations have
 
-        onnxruntime.register_execution_provider_library(provider, onnxruntime_ep_openvino.get_library_path())
+        try:
+            onnxruntime.register_execution_provider_library(provider, onnxruntime_ep_openvino.get_library_path())
+        except Exception as error:
+            _log.exception("the library of %s cannot be loaded", provider)
+            raise OrtoscopeError(
+                Code.FAILED_PRECONDITION,
+                "PROVIDER_NOT_LOADABLE",
+                f"The library of the execution provider '{provider}' cannot be loaded; the server's log says why. "
+                "Install versions of it and of ONNX Runtime that belong together.",
+                metadata={"provider": provider},
+            ) from error
         _registered.add(provider)
 
 

@@ -325,7 +325,7 @@ def check_providers(providers: Sequence[str]) -> None:
     """Refuses execution providers that this installation does not have, rather than to compute elsewhere in silence.
 
     Raises:
-        OrtoscopeError: `UNKNOWN_PROVIDER`, `NO_PROVIDER_DEVICE` (FAILED_PRECONDITION).
+        OrtoscopeError: `UNKNOWN_PROVIDER` (FAILED_PRECONDITION); as `plugin_device` raises.
     """
     available = onnxruntime.get_available_providers()
     for name in providers:

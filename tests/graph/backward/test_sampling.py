@@ -20,6 +20,7 @@ from finite_differences import (
     run_in_onnxruntime,
 )
 from onnx import helper
+from ortoscope_service.errors import OrtoscopeError
 from ortoscope_service.graph.backward import build_backward
 from ortoscope_service.graph.loading import load_model, serialize
 
@@ -95,10 +96,11 @@ def test_weights_at_a_pixel_have_the_slope_to_the_right() -> None:
     np.testing.assert_allclose(found["x"], [[[[0.0, 1.0, 0.0]]]])
 
 
-def test_a_coordinate_that_the_border_holds_has_no_slope() -> None:
+@pytest.mark.parametrize(("padding", "beyond"), [("border", 0.0), ("reflection", -3.0)])
+def test_a_coordinate_that_padding_holds_or_turns_at_the_border_has_no_slope_there(padding: str, beyond: float) -> None:
     feeds = {"x": np.array([[[[1.0, 2.0, 5.0]]]]), "grid": np.array([[[[-1.0, 0.0], [1.0, 0.0], [1.5, 0.0]]]])}
-    found = gradients_of(model(feeds, mode="linear", align_corners=1, padding_mode="border"), feeds)
-    np.testing.assert_array_equal(found["grid"][..., 0], [[[0, 0, 0]]])
+    found = gradients_of(model(feeds, mode="linear", align_corners=1, padding_mode=padding), feeds)
+    np.testing.assert_allclose(found["grid"][..., 0], [[[0, 0, beyond]]])
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -132,6 +134,14 @@ def test_half_precision_gives_the_same_gradients() -> None:
     for name, value in expected.items():
         assert found[f"gradient.{name}"].dtype == np.float16
         np.testing.assert_allclose(found[f"gradient.{name}"], value, rtol=2e-2, atol=2e-2)
+
+
+def test_images_and_grids_of_different_precision_are_refused() -> None:
+    feeds = inputs(PLANE)
+    mixed = model({"x": feeds["x"], "grid": feeds["grid"].astype(np.float32)})
+    with pytest.raises(OrtoscopeError, match="GridSample with an image and a grid of different precision") as error:
+        build_backward(load_model(mixed.SerializeToString()), "y")
+    assert error.value.reason == "UNSUPPORTED_GRADIENT"
 
 
 @pytest.mark.parametrize("aligned", [0, 1])

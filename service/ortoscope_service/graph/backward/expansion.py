@@ -104,6 +104,9 @@ def _function(node: ir.Node, opset: int, builder: Builder) -> tuple[Sequence[ir.
     graph = ir.Graph(inputs, call.outputs, nodes=[call], opset_imports={"": opset}, name="expansion")
     model = ir.Model(graph, ir_version=onnx.IR_VERSION, functions=[function])
     InlinePass()(model)
+    for inner in _all_nodes(graph):
+        for subgraph in subgraphs(inner):
+            own_constants(subgraph, builder.unique_name)
     # Functions within need the types of their inputs to be found.
     infer_shapes(model)
     nodes, outputs = list(graph), list(graph.outputs)
@@ -164,7 +167,7 @@ def _rename(nodes: Iterable[ir.Node], builder: Builder) -> None:
         for output in node.outputs:
             output.name = builder.unique_name(node.op_type)
         for subgraph in subgraphs(node):
-            for value in (*subgraph.inputs, *subgraph.initializers.values()):
+            for value in subgraph.inputs:
                 value.name = builder.unique_name(node.op_type)
             _rename(subgraph, builder)
 

@@ -87,9 +87,14 @@ def in_single(b: Builder, value: ir.Value, like: ir.Value) -> ir.Value:
     return b.op("Cast", value, to=ir.DataType.FLOAT) if data_type(like) in _HALF else value
 
 
+def single_type(like: ir.Value) -> ir.DataType:
+    """The data type that `in_single` gives."""
+    return ir.DataType.FLOAT if data_type(like) in _HALF else data_type(like)
+
+
 def single_number(b: Builder, number: float, like: ir.Value) -> ir.Value:
     """A constant scalar of the type that `in_single` gives."""
-    return b.constant(np.asarray(number), ir.DataType.FLOAT if data_type(like) in _HALF else data_type(like))
+    return b.constant(np.asarray(number), single_type(like))
 
 
 def as_type_of(b: Builder, value: ir.Value, like: ir.Value) -> ir.Value:

@@ -39,6 +39,7 @@ Wide = npt.NDArray[np.float64]
 Precision = Literal["float64", "float32"]
 Directions = list[dict[str, Wide]]
 Function = Callable[[Arrays], Wide]
+Run = Callable[[Mapping[str, npt.NDArray[np.generic]]], Arrays]
 
 _DIRECTIONS = 4
 _SEED = 0
@@ -127,8 +128,8 @@ def check_gradient(
         The figures of a graph that agrees, or of which it cannot be told. In that case the outcome is "inconclusive".
 
     Raises:
-        OrtoscopeError: `BACKWARD_GRAPH_WRONG` (INVALID_ARGUMENT) with what was found and expected; as `Session` raises
-            where the graph does not run.
+        OrtoscopeError: INVALID_ARGUMENT: `BACKWARD_GRAPH_WRONG` with what was found and expected;
+            `BACKWARD_GRAPH_FAILED`: it does not run.
     """
     (tap,) = forward.graph.outputs
     name = tap.name or ""
@@ -138,37 +139,53 @@ def check_gradient(
     rng = np.random.default_rng(_SEED)
     assert tap.dtype is not None
     cotangent = rng.standard_normal(values.shape).astype(tap.dtype.numpy())
-    session = Session(graph)
     given = {**feeds, COTANGENT: cotangent}
-    results = _run(session, given)
+    run = _runner(name, graph)
+    results = run(given)
     gradients = _gradients(results)
     activation = _check_activation(name, results[ACTIVATION].astype(np.float64), values, max(least, _SAME_VALUE))
     batch = None
     if not fixed_batch:
         batched = {*batched_inputs(forward), COTANGENT}
-        batch = _check_batch(name, session, given, batched, gradients)
+        batch = _check_batch(name, run, given, batched, gradients)
     if not np.isfinite(values).all():
         return GradientCheck("inconclusive", "float32", None, None, activation, batch)
     _refuse_not_finite(name, gradients)
     function, precision = _function(forward, name, point, values)
-    weights = cotangent.astype(np.float64)
-    comparisons = [
-        _compare(kind, directions, function, point, gradients, weights, precision, max(least, tolerance))
+    allowed = _TOLERANCES[precision]
+    along, random = (
+        _compare(kind, directions, function, point, gradients, cotangent, precision, max(least, tolerance))
         for kind, directions, tolerance in (
-            ("its own gradient", list(_along(gradients, point, rng)), _TOLERANCES[precision].along_gradient),
-            ("random directions", list(_random(gradients, point, rng)), _TOLERANCES[precision].along_random),
+            ("its own gradient", list(_along(gradients, point, rng)), allowed.along_gradient),
+            ("random directions", list(_random(gradients, point, rng)), allowed.along_random),
         )
-    ]
-    for comparison in comparisons:
+    )
+    for comparison in (along, random):
         if comparison.settled and not comparison.error <= comparison.tolerance:
             raise _wrong_derivative(name, comparison, precision)
-    settled = all(comparison.settled for comparison in comparisons)
-    along, random = (comparison.figure for comparison in comparisons)
-    return GradientCheck("passed" if settled else "inconclusive", precision, along, random, activation, batch)
+    outcome: Literal["passed", "inconclusive"] = "passed" if along.settled and random.settled else "inconclusive"
+    return GradientCheck(outcome, precision, along.figure, random.figure, activation, batch)
 
 
-def _run(session: Session, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Arrays:
-    return session.run({info.name: feeds[info.name] for info in session.inputs})
+def _runner(tap: str, graph: bytes) -> Run:
+    """The graph, ready to run; of what it is given, it takes its own inputs."""
+
+    def failed(error: OrtoscopeError) -> OrtoscopeError:
+        message = f"The backward graph of tap '{tap}' does not run: {error.message}"
+        return invalid("BACKWARD_GRAPH_FAILED", message, tap=tap, cause=error.reason)
+
+    try:
+        session = Session(graph)
+    except OrtoscopeError as error:
+        raise failed(error) from error
+
+    def run(feeds: Mapping[str, npt.NDArray[np.generic]]) -> Arrays:
+        try:
+            return session.run({info.name: feeds[info.name] for info in session.inputs})
+        except OrtoscopeError as error:
+            raise failed(error) from error
+
+    return run
 
 
 def _gradients(results: Arrays) -> dict[str, Wide]:
@@ -203,7 +220,7 @@ def _refuse_not_finite(tap: str, gradients: Mapping[str, Wide]) -> None:
 
 def _check_batch(
     tap: str,
-    session: Session,
+    run: Run,
     feeds: Mapping[str, npt.NDArray[np.generic]],
     batched: set[str],
     together: Mapping[str, Wide],
@@ -213,7 +230,7 @@ def _check_batch(
     worst = 0.0
     for item in range(items):
         one = {key: value[item : item + 1] if key in batched else value for key, value in feeds.items()}
-        for name, alone in _gradients(_run(session, one)).items():
+        for name, alone in _gradients(run(one)).items():
             if name not in batched:
                 continue
             expected, found = alone, together[name][item : item + 1]
@@ -290,7 +307,7 @@ def _compare(
     function: Function,
     point: Arrays,
     gradients: Mapping[str, Wide],
-    cotangent: Wide,
+    cotangent: npt.NDArray[np.generic],
     precision: Precision,
     tolerance: float,
 ) -> _Comparison:
@@ -320,7 +337,7 @@ def _derivatives(
     function: Function,
     point: Arrays,
     gradients: Mapping[str, Wide],
-    cotangent: Wide,
+    cotangent: npt.NDArray[np.generic],
     precision: Precision,
 ) -> tuple[float, float]:
     """The derivative along a direction by the graph and by differences, both over the step as rounding left it."""
@@ -332,7 +349,7 @@ def _derivatives(
     taken = {name: up[name].astype(np.float64) - down[name] for name in direction}
     found = sum(float(np.sum(gradients[name] * taken[name])) for name in direction)
     difference = function({**point, **up}) - function({**point, **down})
-    return found / (2 * step), float(np.sum(cotangent * difference)) / (2 * step)
+    return found / (2 * step), float(np.sum(np.multiply(cotangent, difference, dtype=np.float64))) / (2 * step)
 
 
 def _relative(difference: Wide, *sizes: Wide) -> float:
@@ -387,8 +404,8 @@ def _wrong(
     return invalid(
         "BACKWARD_GRAPH_WRONG",
         f"The backward graph of tap '{tap}' is wrong: {what} {found:.6g}, expected {expected:.6g} (relative error "
-        f"{error:.2g}, allowed {tolerance:.2g}{how}). It must be the true gradient of the sum of cotangent times tap: "
-        "export it from the weights of this model, in evaluation mode.",
+        f"{error:.2g}, allowed {tolerance:.2g}{how}). It must be the true gradient of the sum of cotangent times tap, "
+        "for the weights of this model, in evaluation mode.",
         tap=tap,
         found=found,
         expected=expected,

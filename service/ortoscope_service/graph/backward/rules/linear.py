@@ -119,7 +119,10 @@ def einsum(call: Call) -> Gradients:
     """
     b, operands = call.b, [call.input(position) for position in range(len(call.node.inputs))]
     terms, result = _terms(call, operands)
-    extents = _extents_of_letters(call, [*terms, result], [*operands, call.y])
+    extents = _extents_of_letters([*terms, result], [*operands, call.y])
+    for letter, size in zip(result, call.y.shape or (), strict=True):
+        if size == 1 and extents[letter] != 1:
+            raise call.refuse(f"with the letter {letter!r} for axes of different extents")
     gradients = {}
     for position in sorted(call.wanted):
         operand, own = operands[position], ""
@@ -163,17 +166,13 @@ def _unused_letters(terms: Sequence[str]) -> Iterator[str]:
     return (letter for letter in string.ascii_letters if not any(letter in term for term in terms))
 
 
-def _extents_of_letters(call: Call, terms: Sequence[str], values: Sequence[ir.Value]) -> Mapping[str, int | str | None]:
-    """What is known of the extent of each letter. Axes of an ellipsis may have extent 1 in some operands."""
+def _extents_of_letters(terms: Sequence[str], values: Sequence[ir.Value]) -> Mapping[str, int | str | None]:
+    """What is known of the extent of each letter; operands may have extent 1 instead."""
     found: dict[str, set[int | str | None]] = defaultdict(set)
     for term, value in zip(terms, values, strict=True):
         assert value.shape is not None
         for letter, size in zip(term, value.shape, strict=True):
             found[letter].add(size if isinstance(size, int) else size.value)
-    equation = string_attribute(call.node, "equation", "")
-    for letter, sizes in found.items():
-        if letter in equation and len([size for size in sizes if isinstance(size, int)]) > 1:
-            raise call.refuse(f"with the letter {letter!r} for axes of different extents")
     longer = {letter: sizes - {1} or {1} for letter, sizes in found.items()}
     return {letter: sizes.pop() if len(sizes) == 1 else None for letter, sizes in longer.items()}
 

@@ -60,6 +60,8 @@ def resize(call: Call) -> Gradients:
     if 0 not in call.wanted:
         return {}
     b, axes = call.b, _changed_axes(call)
+    if not axes:
+        return {0: call.g}
     factors = _whole_factors(call, axes)
     if factors is not None and _is_blockwise(call):
         return {0: _block_sums(call, factors)}
@@ -68,8 +70,9 @@ def resize(call: Call) -> Gradients:
     gradient, shape = call.g, extents(b, call.y)
     # Those that shrink most go first, so that less is left for the others.
     for axis in sorted(axes, key=lambda axis: -(axis.scale or 1)):
-        shape[axis.number] = extent(b, call.x, axis.number)
-        gradient = _multiplied(b, _matrix(call, axis), gradient, shape, axis.number)
+        whole = extent(b, call.x, axis.number)
+        gradient = _multiplied(b, _matrix(call, axis), gradient, shape, axis.number, whole)
+        shape[axis.number] = whole
     return {0: gradient}
 
 
@@ -91,6 +94,7 @@ def _changed_axes(call: Call) -> list[_Axis]:
 
 
 def _scale(call: Call, position: int, axis: int) -> float | None:
+    """How many times longer an axis becomes, if that is given or the extents, or where they come from, tell it."""
     scales, sizes = _list(call, 2), _list(call, 3)
     if scales is not None:
         scale = traced(scales, position)
@@ -113,9 +117,9 @@ def _list(call: Call, position: int) -> ir.Value | None:
 
 
 def _policy(call: Call) -> str:
-    return (
-        string_attribute(call.node, "keep_aspect_ratio_policy", "stretch") if _list(call, 3) is not None else "stretch"
-    )
+    """How sizes are to be understood; scales leave nothing to understand."""
+    by_sizes = _list(call, 3) is not None
+    return string_attribute(call.node, "keep_aspect_ratio_policy", "stretch") if by_sizes else "stretch"
 
 
 def _dimension(value: ir.Value, axis: int) -> int | str | None:
@@ -152,8 +156,6 @@ def _channels(call: Call, factors: Sequence[int]) -> int | None:
 def _block_sums(call: Call, factors: Sequence[int]) -> ir.Value:
     """The sums over blocks: a depthwise convolution with ones where that is possible, which is the fastest."""
     b, g, channels = call.b, call.g, _channels(call, factors)
-    if all(factor == 1 for factor in factors):
-        return g
     if channels is not None:
         ones = b.constant(np.ones((channels, 1, *factors[2:])), data_type(g))
         return b.op("Conv", g, ones, kernel_shape=factors[2:], strides=factors[2:], group=channels)
@@ -203,16 +205,17 @@ def _tents(call: Call, factors: Sequence[int]) -> ir.Value:
     return gradient
 
 
-def _multiplied(b: Builder, matrix: ir.Value, value: ir.Value, shape: Sequence[Size], axis: int) -> ir.Value:
-    """A matrix applied along an axis of a value, which gives it this shape."""
-    last = len(shape) - 1
-    if axis == last:
+def _multiplied(
+    b: Builder, matrix: ir.Value, value: ir.Value, shape: Sequence[Size], axis: int, rows: Size
+) -> ir.Value:
+    """A matrix of so many rows applied along an axis of a value of this shape."""
+    lead, inner = shape[:axis], shape[axis + 1 :]
+    if not inner:
         return b.op("MatMul", value, b.op("Transpose", matrix, perm=[1, 0]))
-    if axis == last - 1:
+    if len(inner) == 1:
         return b.op("MatMul", matrix, value)
-    flat = [*shape[:axis], b.extent(matrix, 1), times(b, *shape[axis + 1 :])]
-    product = b.op("MatMul", matrix, b.op("Reshape", value, listed(b, flat), allowzero=1))
-    return b.op("Reshape", product, listed(b, shape), allowzero=1)
+    flat = b.op("Reshape", value, listed(b, [*lead, shape[axis], times(b, *inner)]), allowzero=1)
+    return b.op("Reshape", b.op("MatMul", matrix, flat), listed(b, [*lead, rows, *inner]), allowzero=1)
 
 
 def _matrix(call: Call, axis: _Axis) -> ir.Value:

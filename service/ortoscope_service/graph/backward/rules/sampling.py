@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ortoscope_service.graph.backward.builder import Builder, data_type, rank
-from ortoscope_service.graph.backward.placing import as_type_of, cut, in_single, single_number
+from ortoscope_service.graph.backward.placing import as_type_of, cut, in_single, single_number, single_type
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
 from ortoscope_service.graph.backward.sizes import Size, extent, extents, listed, plus, times
 from ortoscope_service.graph.constants import int_attribute, string_attribute
@@ -63,10 +63,12 @@ class _Tap:
 def grid_sample(call: Call) -> Gradients:
     """A sample is a weighted sum of taps: the image gets cotangent times weight, the grid value times slope.
 
-    Where the weights have a kink the slope is that to the right; where padding holds a coordinate at the border it
-    is 0. Both is as in PyTorch.
+    Where the weights have a kink the slope is that to the right; where padding holds a coordinate at the border, or
+    turns it around there, it is 0. Both is as in PyTorch.
     """
     b = call.b
+    if single_type(call.x) != single_type(call.input(1)):
+        raise call.refuse("with an image and a grid of different precision")
     batch, channels, *spatial = extents(b, call.x)
     samples, pixels = times(b, *extents(b, call.y)[2:]), times(b, *spatial)
     grid = b.op("Reshape", call.input(1), listed(b, [batch, samples, len(spatial)]), allowzero=1)
@@ -159,7 +161,7 @@ def _lane(call: Call, size: Size) -> _Lane:
     if isinstance(size, int):
         length, last = (single_number(b, number, grid) for number in (size, size - 1))
     else:
-        length = b.op("Cast", b.op("Squeeze", size), to=data_type(single_number(b, 0, grid)))
+        length = b.op("Cast", b.op("Squeeze", size), to=single_type(grid))
         last = b.op("Sub", length, single_number(b, 1, grid))
     return _Lane(b, grid, length, last, aligned, padding)
 
@@ -179,10 +181,11 @@ def _padded(lane: _Lane, coordinate: ir.Value) -> tuple[ir.Value, ir.Value | Non
     b, zero = lane.b, lane.number(0)
     if lane.padding == "zeros":
         return coordinate, None
+    slope = lane.number(1)
     if lane.padding == "reflection":
-        return _reflected(lane, coordinate)
+        coordinate, slope = _reflected(lane, coordinate)
     moves = b.op("And", b.op("Greater", coordinate, zero), b.op("Less", coordinate, lane.last))
-    return b.op("Clip", coordinate, zero, lane.last), b.op("Where", moves, lane.number(1), zero)
+    return b.op("Clip", coordinate, zero, lane.last), b.op("Where", moves, slope, zero)
 
 
 def _reflected(lane: _Lane, coordinate: ir.Value) -> tuple[ir.Value, ir.Value]:
