@@ -117,7 +117,7 @@ def einsum(call: Call) -> Gradients:
 
     A letter that stands only in the operand's own term is repeated; one that it has twice is spread on the diagonal.
     """
-    b, operands = call.b, [call.input(position) for position in range(len(call.node.inputs))]
+    operands = [call.input(position) for position in range(len(call.node.inputs))]
     terms, result = _terms(call, operands)
     extents = _extents_of_letters([*terms, result], [*operands, call.y])
     for letter, size in zip(result, call.y.shape or (), strict=True):
@@ -125,24 +125,29 @@ def einsum(call: Call) -> Gradients:
             raise call.refuse(f"with the letter {letter!r} for axes of different extents")
     gradients = {}
     for position in sorted(call.wanted):
-        operand, own = operands[position], ""
-        factors = [call.g, *operands[:position], *operands[position + 1 :]]
-        given = [result, *terms[:position], *terms[position + 1 :]]
-        unused = _unused_letters([*terms, result])
-        for axis, letter in enumerate(terms[position]):
-            if letter in own:
-                own += next(unused)
-                given.append(letter + own[-1])
-                factors.append(_identity(b, operand, axis))
-                continue
-            own += letter
-            if not any(letter in term for term in given):
-                given.append(letter)
-                factors.append(b.op("Expand", b.number(1, operand), listed(b, [extent(b, operand, axis)])))
-        gradient = b.op("Einsum", *factors, equation=f"{','.join(given)}->{own}")
+        gradient = _by_operand(call, operands, [*terms, result], position)
         gradient.shape = ir.Shape([extents[letter] for letter in terms[position]])
-        gradients[position] = b.sum_to(gradient, operand)
+        gradients[position] = call.b.sum_to(gradient, operands[position])
     return gradients
+
+
+def _by_operand(call: Call, operands: Sequence[ir.Value], terms: Sequence[str], position: int) -> ir.Value:
+    """What one operand gets; the last of the terms is the result's."""
+    b, operand, own = call.b, operands[position], ""
+    factors = [call.g, *operands[:position], *operands[position + 1 :]]
+    given = [terms[-1], *terms[:position], *terms[position + 1 : -1]]
+    unused = _unused_letters(terms)
+    for axis, letter in enumerate(terms[position]):
+        if letter in own:
+            own += next(unused)
+            given.append(letter + own[-1])
+            factors.append(_identity(b, operand, axis))
+            continue
+        own += letter
+        if not any(letter in term for term in given):
+            given.append(letter)
+            factors.append(b.op("Expand", b.number(1, operand), listed(b, [extent(b, operand, axis)])))
+    return b.op("Einsum", *factors, equation=f"{','.join(given)}->{own}")
 
 
 def _terms(call: Call, operands: Sequence[ir.Value]) -> tuple[list[str], str]:
