@@ -9,8 +9,8 @@ import onnx_ir as ir
 from ortoscope_service.errors import invalid
 
 MIN_OPSET, MAX_OPSET = 7, onnx.defs.onnx_opset_version()
-"""Versions of the default operator set: from the oldest that ONNX Runtime runs to the newest that the installed onnx knows.
-A version that is newer than the installed ONNX Runtime is refused when a session is made."""
+"""Versions of the default operator set: from the oldest that ONNX Runtime runs to the newest that the installed onnx
+knows. One that is too new for the installed ONNX Runtime is refused when a session is made."""
 
 MIN_IR_VERSION, MAX_IR_VERSION = 3, int(onnx.IR_VERSION)
 """Versions of the file format; before 3 there were no operator set versions."""

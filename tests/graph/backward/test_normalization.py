@@ -104,6 +104,7 @@ def test_batch_normalization_after_a_convolution_costs_no_pass_over_activations(
         graph = build_backward(load_model(single_precision(model).SerializeToString()), "y").graph
         shapes = {node: node.outputs[0].shape for node in graph if node.op_type != "BatchNormalization"}
         passes.append([node.op_type for node, shape in shapes.items() if shape is not None and "n" in shape])
+    assert "Conv" in passes[0]
     assert passes[0] == passes[1]
 
 

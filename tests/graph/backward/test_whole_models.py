@@ -85,7 +85,11 @@ class Truth:
 
 
 def _light(name: str, tap: str, **options: Any) -> Network:
-    return Network(name, lambda: tiny_models.light_model(name), tap, batch=1, **options)
+    def build() -> onnx.ModelProto:
+        model = tiny_models.light_model(name)
+        return whole_models.with_own_statistics(model, tiny_models.random_feeds(model, 1, seed=100))
+
+    return Network(name, build, tap, batch=1, **options)
 
 
 def _zoo() -> onnx.ModelProto:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ortoscope_service.graph.backward.builder import Builder, data_type, rank
-from ortoscope_service.graph.backward.sizes import Size, extent, listed, minus, times
+from ortoscope_service.graph.backward.sizes import Size, extent, listed, minus
 from ortoscope_service.graph.constants import float_attribute, int_attribute
 
 Dimension = int | ir.SymbolicDim | None
@@ -24,7 +24,7 @@ _NO_KEY = -np.inf
 
 @dataclass(frozen=True)
 class _Attention:
-    """A node's operands, by head, and their extents."""
+    """A node and its operands by head."""
 
     node: ir.Node
     query: ir.Value
@@ -36,22 +36,12 @@ class _Attention:
     value: ir.Value
     """(batch, key head, key, value unit)."""
 
-    query_heads: int
-    key_heads: int
-    units: int
-
     def optional(self, position: int) -> ir.Value | None:
         """An input that may be absent."""
         return self.node.inputs[position] if position < len(self.node.inputs) else None
 
-    @property
-    def weights_shape(self) -> list[Dimension]:
-        """(batch, query head, query, key)."""
-        query, key = _shape(self.query), _shape(self.key)
-        return [query[0], self.query_heads, query[2], key[2]]
 
-
-def expand(node: ir.Node, b: Builder) -> list[ir.Value] | None:
+def expand(node: ir.Node, b: Builder) -> list[ir.Value]:
     """Emits what an Attention node computes.
 
     Args:
@@ -59,24 +49,18 @@ def expand(node: ir.Node, b: Builder) -> list[ir.Value] | None:
         b: Where to emit.
 
     Returns:
-        Values that equal the node's outputs; None if the numbers of heads and units are not known.
+        Values that equal the node's outputs.
     """
     attention = _read(node, b)
-    if attention is None:
-        return None
     scores = _scores(attention, b)
     capped = _capped(node, b, scores)
     bias = _bias(attention, b)
-    guarded = bias is not None and _may_mask_all(attention)
-    alive = None
-    biased = capped
-    if bias is not None:
-        if guarded:
-            alive = _alive(b, bias, scores)
-            bias = b.op("Max", bias, b.number(-float(data_type(bias).max) / 2, bias))
-        biased = _shaped(b.op("Add", capped, bias), attention.weights_shape)
+    alive = _alive(b, bias, scores) if bias is not None and _may_mask_all(attention) else None
+    if bias is not None and alive is not None:
+        bias = b.op("Max", bias, b.number(-float(data_type(bias).max) / 2, bias))
+    biased = capped if bias is None else _shaped(b.op("Add", capped, bias), _shape(scores))
     weights = _softmax(node, b, biased)
-    y = _weighted(attention, b, weights)
+    y = _product(b, weights, attention.value)
     if alive is not None:
         y = _shaped(b.op("Mul", y, alive), _shape(y))
     stages = [scores, capped, biased, weights if alive is None else b.op("Mul", weights, alive)]
@@ -84,24 +68,14 @@ def expand(node: ir.Node, b: Builder) -> list[ir.Value] | None:
     return [_joined(node, b, y), attention.key, attention.value, stage]
 
 
-def _read(node: ir.Node, b: Builder) -> _Attention | None:
+def _read(node: ir.Node, b: Builder) -> _Attention:
     query, key, value = (value for value in node.inputs[:3] if value is not None)
-    query_heads, key_heads = (
-        int_attribute(node, name, 0) or _known(operand, 1)
-        for name, operand in (("q_num_heads", query), ("kv_num_heads", key))
-    )
-    if query_heads is None or key_heads is None:
-        return None
-    query, key, value = (
-        _by_head(b, operand, heads) for operand, heads in ((query, query_heads), (key, key_heads), (value, key_heads))
-    )
-    units = _known(query, 3)
-    if units is None:
-        return None
+    query = _by_head(b, query, int_attribute(node, "q_num_heads", 0))
+    key, value = (_by_head(b, operand, int_attribute(node, "kv_num_heads", 0)) for operand in (key, value))
     past_key, past_value = (node.inputs[position] if position < len(node.inputs) else None for position in (4, 5))
     if past_key is not None and past_value is not None:
         key, value = _appended(b, past_key, key), _appended(b, past_value, value)
-    return _Attention(node, query, key, value, query_heads, key_heads, units)
+    return _Attention(node, query, key, value)
 
 
 def _by_head(b: Builder, operand: ir.Value, heads: int) -> ir.Value:
@@ -136,34 +110,42 @@ def _appended(b: Builder, past: ir.Value, present: ir.Value) -> ir.Value:
 
 def _scores(attention: _Attention, b: Builder) -> ir.Value:
     """The scaled products of queries and keys."""
-    scale = float_attribute(attention.node, "scale")
-    factor = b.number(1 / math.sqrt(attention.units) if scale is None else scale, attention.query)
-    query = _shaped(b.op("Mul", attention.query, factor), _shape(attention.query))
+    query = _shaped(b.op("Mul", attention.query, _scale(attention, b)), _shape(attention.query))
     batch, heads, tokens, units = _shape(attention.key)
     turned = _shaped(b.op("Transpose", attention.key, perm=[0, 1, 3, 2]), [batch, heads, units, tokens])
-    return _product(attention, b, query, turned)
+    return _product(b, query, turned)
 
 
-def _weighted(attention: _Attention, b: Builder, weights: ir.Value) -> ir.Value:
-    """The means of the values by attention weights."""
-    return _product(attention, b, weights, attention.value)
+def _scale(attention: _Attention, b: Builder) -> ir.Value:
+    given, units = float_attribute(attention.node, "scale"), extent(b, attention.query, 3)
+    if given is not None:
+        return b.number(given, attention.query)
+    if isinstance(units, int):
+        return b.number(1 / math.sqrt(units), attention.query)
+    return b.op("Reciprocal", b.op("Sqrt", b.op("Cast", units, to=data_type(attention.query))))
 
 
-def _product(attention: _Attention, b: Builder, left: ir.Value, right: ir.Value) -> ir.Value:
-    """Matrix products by head, where several query heads may share a key head: their rows are put together."""
-    batch, heads, rows, _ = _shape(left)
-    columns = _shape(right)[3]
-    sharing = attention.query_heads // attention.key_heads
-    if sharing == 1:
+def _product(b: Builder, left: ir.Value, right: ir.Value) -> ir.Value:
+    """Matrix products by head. Where several heads on the left share one on the right, their rows are put together."""
+    batch, heads, rows, inner = _shape(left)
+    _, shared_heads, _, columns = _shape(right)
+    if _is_same(heads, shared_heads):
         return _shaped(b.op("MatMul", left, right), [batch, heads, rows, columns])
-    sizes = [extent(b, left, 0), attention.key_heads, times(b, extent(b, left, 2), sharing), extent(b, left, 3)]
+    all_rows = None
+    if isinstance(heads, int) and isinstance(shared_heads, int) and isinstance(rows, int):
+        all_rows = heads // shared_heads * rows
+    sizes = [extent(b, left, 0), extent(b, right, 1), -1 if all_rows is None else all_rows, extent(b, left, 3)]
     together = b.op("Reshape", left, listed(b, sizes), allowzero=1)
-    many = rows * sharing if isinstance(rows, int) else None
-    _shaped(together, [batch, attention.key_heads, many, _shape(left)[3]])
-    product = _shaped(b.op("MatMul", together, right), [batch, attention.key_heads, many, columns])
-    shape = [extent(b, left, 0), attention.query_heads, extent(b, left, 2), extent(b, right, 3)]
-    apart = b.op("Reshape", product, listed(b, shape), allowzero=1)
-    return _shaped(apart, [batch, attention.query_heads, rows, columns])
+    _shaped(together, [batch, shared_heads, all_rows, inner])
+    product = _shaped(b.op("MatMul", together, right), [batch, shared_heads, all_rows, columns])
+    sizes = [*(extent(b, left, axis) for axis in range(3)), extent(b, right, 3)]
+    return _shaped(b.op("Reshape", product, listed(b, sizes), allowzero=1), [batch, heads, rows, columns])
+
+
+def _is_same(one: Dimension, other: Dimension) -> bool:
+    """Whether two extents are known to be the same."""
+    first, second = (size.value if isinstance(size, ir.SymbolicDim) else size for size in (one, other))
+    return first is not None and first == second
 
 
 def _capped(node: ir.Node, b: Builder, scores: ir.Value) -> ir.Value:
@@ -270,12 +252,6 @@ def _numbers(b: Builder, count: Size) -> ir.Value:
 def _shape(value: ir.Value) -> Sequence[Dimension]:
     assert value.shape is not None, f"{value.name} has no rank"
     return list(value.shape)
-
-
-def _known(value: ir.Value, axis: int) -> int | None:
-    """The extent of an axis, if there is such an axis and its extent is a number."""
-    size = value.shape[axis] if value.shape is not None and axis < len(value.shape) else None
-    return size if isinstance(size, int) else None
 
 
 def _shaped(value: ir.Value, shape: Sequence[Dimension]) -> ir.Value:

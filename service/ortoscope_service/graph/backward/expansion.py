@@ -127,7 +127,9 @@ def _body(node: ir.Node, opset: int) -> onnx.FunctionProto | None:
     except onnx.defs.SchemaError:
         return None
     version = max((known for known in schema.all_function_opset_versions if known <= opset), default=None)
-    if version is None:
+    # Some functions are made for given types. Nobody inlines those that take a subgraph as a parameter.
+    typed = all(value is None or value.type is not None for value in node.inputs)
+    if version is None or not typed or subgraphs(node):
         return None
     if version in schema.function_opset_versions:
         data = schema.get_function_with_opset_version(version)

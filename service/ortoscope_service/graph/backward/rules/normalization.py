@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ortoscope_service.graph.backward import layout
 from ortoscope_service.graph.backward.builder import Builder, data_type, rank
-from ortoscope_service.graph.backward.layout import can_be_blocked, channel_count, is_blocked
 from ortoscope_service.graph.backward.placing import in_single
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
 from ortoscope_service.graph.backward.rules.elementwise import affine, converted
@@ -40,29 +40,18 @@ def batch_normalization(call: Call) -> Gradients:
     factor = b.op("Div", converted(b, scale, variance), spread)
     gradients: dict[int, ir.Value | None] = {}
     if 0 in call.wanted:
-        gradients[0] = _times_channels(call, converted(b, factor, call.x))
+        gradients[0] = layout.times(b, g, _along_channels(b, converted(b, factor, call.x), call.x), call.x)
     if call.wanted & {2, 3}:
         total = converted(b, _over_channels(b, g, axes), variance)
         gradients[2] = converted(b, total, call.input(2))
         gradients[3] = b.op("Neg", b.op("Mul", total, factor))
     if call.wanted & {1, 4}:
-        deviation = b.op("Sub", call.x, _along_channels(b, converted(b, mean, call.x), axes))
+        deviation = b.op("Sub", call.x, _along_channels(b, converted(b, mean, call.x), call.x))
         moment = converted(b, _over_channels(b, b.op("Mul", g, deviation), axes), variance)
         by_scale = b.op("Div", moment, spread)
         gradients[1] = converted(b, by_scale, scale)
         gradients[4] = affine(b, b.op("Div", b.op("Mul", by_scale, factor), spread), -0.5)
     return gradients
-
-
-def _times_channels(call: Call, factor: ir.Value) -> ir.Value:
-    """The cotangent times a factor per channel; by a convolution of one tap where that stays in the blocked layout."""
-    b, x, g = call.b, call.x, call.g
-    if can_be_blocked(x) and (is_blocked(x) or is_blocked(g)):
-        channels = channel_count(x)
-        weight = b.op("Reshape", factor, b.ints([channels, 1, 1, 1]))
-        weight.shape = ir.Shape([channels, 1, 1, 1])
-        return b.op("Conv", g, weight, group=channels)
-    return b.op("Mul", g, _along_channels(b, factor, rank(x)))
 
 
 @rule("InstanceNormalization")
@@ -77,7 +66,7 @@ def _per_channel(call: Call, axes: Sequence[int]) -> Gradients:
     x = in_single(b, call.x, call.x)
     g = converted(b, call.g, x)
     d, r = _standard(b, x, axes, _epsilon(call))
-    factor = _along_channels(b, converted(b, scale, x), rank(call.x))
+    factor = _along_channels(b, converted(b, scale, x), call.x)
     gradients = {0: _through(b, _centered(b, g, axes), d, r, axes, factor)}
     if 1 in call.wanted:
         gradients[1] = _over_channels(b, b.op("Mul", g, b.op("Mul", d, r)), rank(call.x))
@@ -181,8 +170,9 @@ def lp_normalization(call: Call) -> Gradients:
 def local_response_normalization(call: Call) -> Gradients:
     """With y = x / cᵝ, c = bias + a Σ x² over a window of channels, x gets g / cᵝ - 2 a β x Σ' g y / c.
 
-    There a is alpha / size, and Σ' is over the channels in whose windows a channel lies. Either sum is a convolution with ones around the
-    diagonal: many needless products, but far less time than a sum of slices takes, or the operator itself.
+    There a is alpha / size, and Σ' is over the channels in whose windows a channel lies. Either sum is a convolution
+    with ones around the diagonal: many needless products, but far less time than a sum of slices takes, or the operator
+    itself.
     """
     b, node = call.b, call.node
     size, beta = int_attribute(node, "size", 1), _number(call, "beta", 0.75)
@@ -266,9 +256,15 @@ def _count(call: Call, axes: Sequence[int], like: ir.Value) -> ir.Value:
     return call.b.number(count, like) if isinstance(count, int) else call.b.op("Cast", count, to=data_type(like))
 
 
-def _along_channels(b: Builder, values: ir.Value, axes: int) -> ir.Value:
-    """A list of values for the channels of a tensor with so many axes."""
-    return values if axes <= 2 else b.op("Reshape", values, b.ints([-1, *[1] * (axes - 2)]))
+def _along_channels(b: Builder, numbers: ir.Value, like: ir.Value) -> ir.Value:
+    """A number for each channel of a value, in a shape that broadcasts to the value's."""
+    space = rank(like) - 2
+    if space <= 0:
+        return numbers
+    aligned = b.op("Reshape", numbers, b.ints([-1, *[1] * space]))
+    assert like.shape is not None
+    aligned.shape = ir.Shape([like.shape[1], *[1] * space])
+    return aligned
 
 
 def _over_channels(b: Builder, value: ir.Value, axes: int) -> ir.Value:

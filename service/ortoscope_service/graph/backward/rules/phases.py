@@ -1,9 +1,9 @@
 """Strided sampling undone by phases.
 
-Positions j of an axis fall into `stride` phases by j mod stride. What an operator with a stride does is, seen from one phase of
-its input, an operation of stride 1. So the gradient is found phase by phase, without a multiplication by an inserted
-zero, and the phases are interleaved at the end by `Concat` on a new last axis: on ONNX Runtime's CPU provider the fastest
-of the ways that were measured (benchmarks/RESULTS.md).
+Positions j of an axis fall into `stride` phases by j mod stride. What an operator with a stride does is, seen from one
+phase of its input, an operation of stride 1. So the gradient is found phase by phase, without a multiplication by an
+inserted zero, and the phases are interleaved at the end by `Concat` on a new last axis: on ONNX Runtime's CPU provider
+the fastest of the ways that were measured (benchmarks/RESULTS.md).
 """
 
 import itertools
@@ -14,9 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ortoscope_service.graph.backward import layout
-from ortoscope_service.graph.backward.builder import Builder, data_type, known_extents, static_shape
+from ortoscope_service.graph.backward.builder import Builder, data_type, static_shape
 from ortoscope_service.graph.backward.sizes import Size, listed
-
 
 _FEW_CHANNELS = 64
 """Up to this many channels all phases are made by one convolution."""
@@ -87,8 +86,8 @@ def interleave(
 
     Args:
         b: Where to emit.
-        phases: For each combination of phases of the spatial axes a tensor (batch, channel, `phase_length`…); None where
-            it is zero.
+        phases: For each combination of phases of the spatial axes a tensor (batch, channel, `phase_length`…); None
+            where it is zero.
         axes: The spatial axes.
         like: Any value of the same batch and type.
         channels: The number of channels.
@@ -165,7 +164,7 @@ def convolution_gradient(b: Builder, g: ir.Value, weight: ir.Value, group: int, 
         g, weight = layout.without_scale(b, g, weight)
     swapped = swap_channels(b, weight, (outputs, inputs, *kernel), group)
     combinations = list(itertools.product(*(range(axis.stride) for axis in axes)))
-    if group == 1 and 1 < len(combinations) and channels * len(combinations) <= _FEW_CHANNELS:
+    if group == 1 and len(combinations) > 1 and channels * len(combinations) <= _FEW_CHANNELS:
         return _all_phases_at_once(b, g, swapped, (channels, outputs), axes, combinations)
     phases: dict[tuple[int, ...], ir.Value | None] = {}
     for combination in combinations:
@@ -264,8 +263,12 @@ def _phase_kernel(
         missing = [before, length - before - len(own)]
         if any(missing):
             # Not by Pad, which ONNX Runtime would take for padding of the convolution's data.
-            parts = [b.constant(np.zeros([*extents[:index], n, *extents[index + 1 :]]), data_type(swapped)) for n in missing]
-            kernel = b.op("Concat", *([parts[0]] if before else []), kernel, *([parts[1]] if missing[1] else []), axis=index)
+            parts = [
+                b.constant(np.zeros([*extents[:index], n, *extents[index + 1 :]]), data_type(swapped)) for n in missing
+            ]
+            kernel = b.op(
+                "Concat", *([parts[0]] if before else []), kernel, *([parts[1]] if missing[1] else []), axis=index
+            )
             extents[index] = length
     if kernel is not swapped or kernel.shape is None:
         kernel.shape = ir.Shape(extents)
