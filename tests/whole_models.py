@@ -3,15 +3,9 @@
 As in `tiny_models`: seeded weights, scaled so that activations neither vanish nor explode for inputs of unit variance.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
+from onnx import TensorProto, helper
 from tiny_models import Batch, GraphBuilder, float_value
 
 
@@ -197,39 +191,3 @@ def small_tabular(batch: Batch = "n", *, seed: int = 0) -> onnx.ModelProto:
     g.node("Sigmoid", ["scores"], "risk")
     categories = helper.make_tensor_value_info("categories", TensorProto.INT64, [batch, 2])
     return g.model([float_value("numbers", [batch, 6]), categories], [float_value("risk", [batch, 2])], opset=15)
-
-
-def with_own_statistics(model: onnx.ModelProto, feeds: Mapping[str, npt.NDArray[Any]]) -> onnx.ModelProto:
-    """A copy whose BatchNormalizations hold the statistics of their own inputs, as after training.
-
-    With statistics out of the blue, deep networks hardly change with their input: a small share of each activation
-    varies, which rounding then blurs.
-
-    Args:
-        model: A float32 model.
-        feeds: A batch to take the statistics of; each layer sees what those before it give with their new ones.
-    """
-    statistics: dict[str, npt.NDArray[Any]] = {}
-
-    class BatchNormalization(OpRun):
-        """Standardizes by the input's own statistics and keeps them under the names of those that it was given."""
-
-        op_domain: ClassVar[str] = ""
-
-        def _run(
-            self, x: npt.NDArray[Any], scale: npt.NDArray[Any], bias: npt.NDArray[Any], *_: Any, **__: Any
-        ) -> tuple[npt.NDArray[Any]]:
-            axes = (0, *range(2, x.ndim))
-            mean, variance = x.mean(axis=axes), x.var(axis=axes)
-            statistics.update(zip(self.input[3:5], (mean, variance), strict=True))
-            by_channel = [v.reshape(-1, *[1] * (x.ndim - 2)) for v in (scale, bias, mean, variance)]
-            scale, bias, mean, variance = by_channel
-            return ((scale * (x - mean) / np.sqrt(variance + 1e-5) + bias).astype(x.dtype),)
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    ReferenceEvaluator(model, new_ops=[BatchNormalization]).run(None, dict(feeds))
-    for tensor in copy.graph.initializer:
-        if tensor.name in statistics:
-            tensor.CopyFrom(numpy_helper.from_array(statistics[tensor.name].astype(np.float32), tensor.name))
-    return copy

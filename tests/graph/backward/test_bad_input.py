@@ -113,6 +113,26 @@ def test_tensor_of_unknown_rank_on_the_way_has_its_gradient() -> None:
         np.testing.assert_array_equal(results["gradient.x"], [[2, 0, 2], [2, 2, 0]])
 
 
+def test_gradient_that_needs_an_unknown_rank_is_refused() -> None:
+    data = model(
+        ("Reshape", ["x", "shape"], "reshaped"),
+        ("Reshape", ["reshaped", "shape"], "again"),
+        ("Softmax", ["again"], "likely"),
+        ("Concat", ["likely", "again"], "both"),
+        ("ReduceSum", ["both"], "y"),
+        inputs={**X, "shape": (TensorProto.INT64, ["rank"])},
+        output_shape=[],
+        keepdims=0,
+    )
+    proto = onnx.ModelProto.FromString(data)
+    next(node for node in proto.graph.node if node.op_type == "Concat").attribute.append(
+        helper.make_attribute("axis", -1)
+    )
+    error = refusal(proto.SerializeToString(), "y")
+    assert error.reason == "SHAPELESS_TENSOR"
+    assert error.metadata["tensor"] in {"both", "likely", "again"}
+
+
 @pytest.mark.parametrize("operator", ["Relu", "ReduceSum"])
 def test_input_of_unknown_rank_is_refused(operator: str) -> None:
     data = model((operator, ["x"], "y"), inputs={"x": (TensorProto.FLOAT, None)})

@@ -13,6 +13,7 @@ import pytest
 from finite_differences import (
     check_derivatives,
     check_single_precision,
+    evaluate,
     gradients_of,
     node_model,
     run_in_onnxruntime,
@@ -54,6 +55,27 @@ def per_channel(shape: Shape) -> Arrays:
 def batch_statistics(channels: int) -> Arrays:
     rng = np.random.default_rng(3)
     return {"mean": rng.standard_normal(channels), "var": rng.uniform(0.5, 2, channels)}
+
+
+CORRECTED: list[tuple[str, int, dict[str, Any]]] = [
+    ("LRN", 1, {"size": 3, "alpha": 0.9, "beta": 0.6, "bias": 1.5}),
+    ("LRN", 1, {"size": 5}),
+    ("LpNormalization", 1, {"p": 1, "axis": 1}),
+    ("LpNormalization", 1, {"p": 2}),
+    ("GroupNormalization", 3, {"num_groups": 3}),
+    ("MeanVarianceNormalization", 1, {"axes": [0, 2]}),
+]
+
+
+@pytest.mark.parametrize(("op_type", "inputs", "attributes"), CORRECTED)
+def test_operators_that_replace_those_of_the_reference_do_what_onnxruntime_does(
+    op_type: str, inputs: int, attributes: dict[str, Any]
+) -> None:
+    feeds = dict(list(per_channel((2, 6, 4, 3)).items())[:inputs])
+    model = node_model(helper.make_node(op_type, list(feeds), ["y"], **attributes), feeds)
+    single = {name: value.astype(np.float32) for name, value in feeds.items()}
+    expected = run_in_onnxruntime(single_precision(model), single)["y"]
+    np.testing.assert_allclose(evaluate(model, feeds)["y"], expected, rtol=1e-5, atol=1e-6)
 
 
 IMAGES = [(2, 3), (2, 3, 5), (2, 8, 3, 4), (2, 3, 2, 2, 3)]

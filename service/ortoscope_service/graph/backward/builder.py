@@ -9,6 +9,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from ortoscope_service.errors import invalid
+
 Extents = tuple[int, ...]
 
 
@@ -217,8 +219,18 @@ def data_type(value: ir.Value) -> ir.DataType:
 
 
 def rank(value: ir.Value) -> int:
-    """The number of axes of a value, which must be known."""
-    assert value.shape is not None, f"{value.name} has no rank"
+    """The number of axes of a value.
+
+    Raises:
+        OrtoscopeError: `SHAPELESS_TENSOR` (INVALID_ARGUMENT): it is not known.
+    """
+    if value.shape is None:
+        raise invalid(
+            "SHAPELESS_TENSOR",
+            f"The rank of the tensor {value.name!r} is not known, but a gradient needs it. Export the model with "
+            "shapes, or choose a tap before that tensor.",
+            tensor=value.name,
+        )
     return len(value.shape)
 
 

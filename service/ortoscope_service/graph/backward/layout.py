@@ -104,38 +104,6 @@ def scaled(b: Builder, value: ir.Value, channels: int, factor: float, offset: fl
     return b.op("Conv", value, weight, bias, group=channels)
 
 
-def times(b: Builder, value: ir.Value, factor: ir.Value, like: ir.Value) -> ir.Value:
-    """The product of a value with a factor that broadcasts to its shape, which is that of `like`.
-
-    A constant factor per channel becomes a depthwise convolution of one tap where that stays in the blocked layout. It
-    takes up such factors that the value already got, and the gradient of a convolution takes it up in turn.
-    """
-    if can_be_blocked(like) and (is_blocked(like) or is_blocked(value)) and _is_per_channel(factor, like):
-        channels = channel_count(like)
-        weight = b.op("Reshape", factor, b.ints([channels, 1, 1, 1]))
-        weight.shape = ir.Shape([channels, 1, 1, 1])
-        value, merged = without_scale(b, value, weight)
-        merged.shape = weight.shape
-        return b.op("Conv", value, merged, group=channels)
-    return b.op("Mul", value, factor)
-
-
-def _is_per_channel(factor: ir.Value, like: ir.Value) -> bool:
-    """Whether a factor is a constant with a number for each channel of a value of rank 4."""
-    channels = channel_count(like)
-    return static_shape(factor) in {(channels, 1, 1), (1, channels, 1, 1)} and _is_constant(factor)
-
-
-def _is_constant(value: ir.Value) -> bool:
-    """Whether a value is computed from constants alone: then ONNX Runtime folds it."""
-    node = value.producer()
-    if node is None:
-        return value.const_value is not None
-    if node.op_type == "Constant":
-        return True
-    return bool(node.inputs) and all(operand is None or _is_constant(operand) for operand in node.inputs)
-
-
 def blocked(b: Builder, value: ir.Value, channels: int) -> ir.Value:
     """A value in the blocked layout: itself, or a copy by a convolution with ones."""
     if is_blocked(value):

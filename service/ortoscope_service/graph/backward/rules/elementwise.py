@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from ortoscope_service.graph.backward import gates, layout
+from ortoscope_service.graph.backward import gates
 from ortoscope_service.graph.backward.builder import Builder, data_type
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
 from ortoscope_service.graph.constants import constant_scalar, int_attribute
@@ -27,10 +27,7 @@ def sub(call: Call) -> Gradients:
 @rule("Mul")
 def mul(call: Call) -> Gradients:
     """Each factor gets the cotangent times the other."""
-    b = call.b
-    return unbroadcast(
-        call, {position: layout.times(b, call.g, call.input(1 - position), call.y) for position in (0, 1)}
-    )
+    return unbroadcast(call, {position: call.b.op("Mul", call.g, call.input(1 - position)) for position in (0, 1)})
 
 
 @rule("Div")

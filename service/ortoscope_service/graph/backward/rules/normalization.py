@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from ortoscope_service.graph.backward import layout
 from ortoscope_service.graph.backward.builder import Builder, data_type, rank
+from ortoscope_service.graph.backward.layout import can_be_blocked, channel_count, is_blocked
 from ortoscope_service.graph.backward.placing import in_single
 from ortoscope_service.graph.backward.registry import Call, Gradients, rule
 from ortoscope_service.graph.backward.rules.elementwise import affine, converted
@@ -40,7 +40,7 @@ def batch_normalization(call: Call) -> Gradients:
     factor = b.op("Div", converted(b, scale, variance), spread)
     gradients: dict[int, ir.Value | None] = {}
     if 0 in call.wanted:
-        gradients[0] = layout.times(b, g, _along_channels(b, converted(b, factor, call.x), call.x), call.x)
+        gradients[0] = _times_channels(call, converted(b, factor, call.x))
     if call.wanted & {2, 3}:
         total = converted(b, _over_channels(b, g, axes), variance)
         gradients[2] = converted(b, total, call.input(2))
@@ -52,6 +52,20 @@ def batch_normalization(call: Call) -> Gradients:
         gradients[1] = converted(b, by_scale, scale)
         gradients[4] = affine(b, b.op("Div", b.op("Mul", by_scale, factor), spread), -0.5)
     return gradients
+
+
+def _times_channels(call: Call, factor: ir.Value) -> ir.Value:
+    """The cotangent times a factor per channel; by a convolution of one tap where that stays in the blocked layout.
+
+    Such a convolution is merged with that which is the gradient of a convolution before the normalization.
+    """
+    b, x, g = call.b, call.x, call.g
+    if can_be_blocked(x) and (is_blocked(x) or is_blocked(g)):
+        channels = channel_count(x)
+        weight = b.op("Reshape", factor, b.ints([channels, 1, 1, 1]))
+        weight.shape = ir.Shape([channels, 1, 1, 1])
+        return b.op("Conv", g, weight, group=channels)
+    return b.op("Mul", g, _along_channels(b, factor, x))
 
 
 @rule("InstanceNormalization")
@@ -77,10 +91,7 @@ def _per_channel(call: Call, axes: Sequence[int]) -> Gradients:
 
 @rule("GroupNormalization")
 def group_normalization(call: Call) -> Gradients:
-    """With ĝ = s g, x gets r (ĝ - mean(ĝ) - x̂ mean(ĝ x̂)), the means over groups of channels.
-
-    Scale and bias have a number for each channel, before opset 21 for each group.
-    """
+    """With ĝ = s g, x gets r (ĝ - mean(ĝ) - x̂ mean(ĝ x̂)), the means over groups of channels."""
     b, groups = call.b, int_attribute(call.node, "num_groups", 1)
     batch, channels, *space = extents(b, call.x)
     shape = listed(b, [batch, groups, quotient(b, channels, groups), times(b, *space)])
@@ -259,12 +270,7 @@ def _count(call: Call, axes: Sequence[int], like: ir.Value) -> ir.Value:
 def _along_channels(b: Builder, numbers: ir.Value, like: ir.Value) -> ir.Value:
     """A number for each channel of a value, in a shape that broadcasts to the value's."""
     space = rank(like) - 2
-    if space <= 0:
-        return numbers
-    aligned = b.op("Reshape", numbers, b.ints([-1, *[1] * space]))
-    assert like.shape is not None
-    aligned.shape = ir.Shape([like.shape[1], *[1] * space])
-    return aligned
+    return numbers if space <= 0 else b.op("Reshape", numbers, b.ints([-1, *[1] * space]))
 
 
 def _over_channels(b: Builder, value: ir.Value, axes: int) -> ir.Value:
