@@ -3,6 +3,8 @@
 As in `tiny_models`: seeded weights, scaled so that activations neither vanish nor explode for inputs of unit variance.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -120,7 +122,9 @@ def small_generator(batch: Batch = "n", *, seed: int = 0) -> onnx.ModelProto:
     for index, size in enumerate((32, 16, 8)):
         # Of a kernel of 4 at a stride of 2 each pixel sees 2x2.
         weight = g.weight(f"up{index}.weight", (channels, size, 4, 4), channels if index == 0 else 4 * channels)
-        geometry = {"strides": [1, 1], "pads": [0] * 4} if index == 0 else {"strides": [2, 2], "pads": [1] * 4}
+        geometry: dict[str, Any] = (
+            {"strides": [1, 1], "pads": [0] * 4} if index == 0 else {"strides": [2, 2], "pads": [1] * 4}
+        )
         g.node("ConvTranspose", [value, weight], f"up{index}", kernel_shape=[4, 4], **geometry)
         g.node(
             "BatchNormalization", [f"up{index}", *g.batch_statistics(f"norm{index}_statistics", size)], f"norm{index}"
@@ -146,7 +150,7 @@ def small_recurrent(operator: str, batch: Batch = "n", steps: int | str = 7, *, 
     """
     g = GraphBuilder(seed)
     gates = {"LSTM": 4, "GRU": 3}[operator]
-    variant = {"GRU": {"linear_before_reset": 1}}.get(operator, {})
+    variant: dict[str, Any] = {"linear_before_reset": 1} if operator == "GRU" else {}
     value = g.node("Transpose", ["sequence"], "steps_first", perm=[1, 0, 2])
     axis = g.constant("direction", np.array([1], np.int64))
     width = 5

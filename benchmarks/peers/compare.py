@@ -39,6 +39,9 @@ as many products as the forward pass."""
 
 OURS, EAGER, COMPILE, CHANNELS_LAST = "ours", "eager", "compile", "channels_last"
 MEMORY_MODEL, MEMORY_BATCH = "resnet50", 8
+QUIET = 1.15
+"""Medians of a side's turns that differ by more than this factor say that something else ran on the machine."""
+
 PAUSE = 0.3
 """Seconds between two commands: idle threads of the side that ran last may still spin."""
 
@@ -155,9 +158,19 @@ def compare(peers: Peers, name: str, kinds: Sequence[str], arguments: argparse.N
     figures["medians"] = {
         kind: {step: statistics.median(seconds) for step, seconds in steps.items()} for kind, steps in times.items()
     }
+    figures["spread"] = {
+        kind: {step: spread(seconds, arguments.runs) for step, seconds in steps.items()}
+        for kind, steps in times.items()
+    }
     figures["error_against_eager"] = relative_error(results[OURS], results[EAGER])
     figures["error_against_double"] = {kind: relative_error(result, truth) for kind, result in results.items()}
     return figures
+
+
+def spread(seconds: Sequence[float], runs: int) -> float:
+    """The largest median of a turn, relative to the smallest."""
+    turns = [statistics.median(seconds[start : start + runs]) for start in range(0, len(seconds), runs)]
+    return max(turns) / min(turns)
 
 
 def results_of(side: Side, name: str, kind: str) -> np.ndarray:
@@ -292,6 +305,10 @@ def main() -> None:
         results["memory"] = memory(peers)
     arguments.json.write_text(json.dumps(results, indent=1) + "\n")
     print("\n".join(table(models, kinds)))
+    for name, figures in models.items():
+        for kind, steps in figures.get("spread", {}).items():
+            if max(steps.values()) > QUIET:
+                print(f"warning: the turns of {kind} on {name} differ by {max(steps.values()):.2f} x", file=sys.stderr)
     for kind, mean in results["geometric_means"].items():
         print(f"\ngeometric mean of {kind} / ours over the convolutional models: **{mean:.2f} x**")
     if "memory" in results:

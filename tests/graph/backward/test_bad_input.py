@@ -1,5 +1,6 @@
 """Graphs and values that are wrong, or that nobody thinks of: typed errors, or results that are defined."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,13 +19,15 @@ from ortoscope_service.runtime.sessions import Session
 Array = npt.NDArray[Any]
 Shape = Sequence[int | str] | None
 
-X = {"x": (TensorProto.FLOAT, ["n", 3])}
+Inputs = Mapping[str, tuple[int, Shape]]
+
+X: Inputs = {"x": (TensorProto.FLOAT, ["n", 3])}
 ONES = np.ones((2, 3), np.float32)
 
 
 def model(
     *nodes: tuple[str, Sequence[str], str],
-    inputs: Mapping[str, tuple[int, Shape]] = X,
+    inputs: Inputs = X,
     constants: Mapping[str, Array] | None = None,
     output_type: int = TensorProto.FLOAT,
     output_shape: Shape = None,
@@ -158,7 +161,7 @@ def test_tap_that_is_computed_from_constants_alone_is_refused() -> None:
 
 
 def test_input_that_matters_by_steps_beside_one_that_matters_has_a_gradient_of_zeros() -> None:
-    inputs = {**X, "z": (TensorProto.FLOAT, ["n", 3])}
+    inputs: Inputs = {**X, "z": (TensorProto.FLOAT, ["n", 3])}
     data = model(("Floor", ["x"], "steps"), ("Add", ["steps", "z"], "y"), inputs=inputs)
     results = run(data, "y", {"x": ONES, "z": ONES, "cotangent": 5 * ONES})
     np.testing.assert_array_equal(results["gradient.x"], 0 * ONES)
@@ -213,7 +216,7 @@ def test_tensor_that_is_not_there_is_refused(tap: str, options: dict[str, Any]) 
 
 
 def test_operator_without_a_gradient_is_named() -> None:
-    square = {"x": (TensorProto.FLOAT, ["n", 3, 3])}
+    square: Inputs = {"x": (TensorProto.FLOAT, ["n", 3, 3])}
     error = refusal(model(("Exp", ["x"], "k"), ("Det", ["k"], "y"), inputs=square), "y")
     assert (error.code, error.reason) == (Code.UNIMPLEMENTED, "UNSUPPORTED_GRADIENT")
     assert error.metadata["operator"] == "Det"
@@ -221,7 +224,7 @@ def test_operator_without_a_gradient_is_named() -> None:
 
 
 def test_operator_without_a_gradient_off_the_path_does_no_harm() -> None:
-    square = {"x": (TensorProto.FLOAT, ["n", 3, 3]), "z": (TensorProto.FLOAT, ["n"])}
+    square: Inputs = {"x": (TensorProto.FLOAT, ["n", 3, 3]), "z": (TensorProto.FLOAT, ["n"])}
     data = model(("Det", ["x"], "k"), ("Mul", ["k", "z"], "y"), inputs=square)
     feeds = {"x": np.stack([2 * np.eye(3, dtype="f4")]), "z": np.ones(1, "f4"), "cotangent": np.ones(1, "f4")}
     assert run(data, "y", feeds, with_respect_to=["z"])["gradient.z"] == 8
@@ -229,7 +232,7 @@ def test_operator_without_a_gradient_off_the_path_does_no_harm() -> None:
 
 @pytest.mark.parametrize("name", ["cotangent", "activation", "gradient.x"])
 def test_input_with_a_name_of_the_graph_itself_is_refused(name: str) -> None:
-    inputs = {**X, name: (TensorProto.FLOAT, ["n", 3])}
+    inputs: Inputs = {**X, name: (TensorProto.FLOAT, ["n", 3])}
     assert refusal(model(("Mul", ["x", name], "y"), inputs=inputs), "y").reason == "RESERVED_NAME"
 
 
@@ -270,7 +273,7 @@ NETWORKS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "tabular": (whole_models.small_tabular, "risk"),
 }
 RECURRENT: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
-    name: (lambda name=name: whole_models.small_recurrent(name), "scores") for name in ("LSTM", "GRU")
+    name: (functools.partial(whole_models.small_recurrent, name), "scores") for name in ("LSTM", "GRU")
 }
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from finite_differences import evaluate, run_in_onnxruntime, single_precision
+from finite_differences import evaluate, node_model, run_in_onnxruntime, single_precision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import TensorProto, helper
 from window_cases import Convolution, Pool, convolutions, pools
 
 
@@ -45,3 +45,15 @@ def test_global_pools_are_those_of_onnxruntime(op_type: str, shape: tuple[int, .
         model = Pool(op_type, shape, attributes).model(x)
         found, expected = (run(model, {"x": x})["y"] for run in (evaluate, run_in_onnxruntime))
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("opset", [9, 14, 15])
+def test_batch_normalization_is_that_of_onnxruntime(opset: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 4)).astype(np.float32)
+    names = ["scale", "bias", "mean", "variance"]
+    constants = {name: rng.uniform(0.5, 1.5, 3).astype(np.float32) for name in names}
+    node = helper.make_node("BatchNormalization", ["x", *names], ["y"], epsilon=0.1)
+    model = node_model(node, {"x": x}, constants, opset=opset, output_type=TensorProto.FLOAT)
+    found, expected = (run(model, {"x": x})["y"] for run in (evaluate, run_in_onnxruntime))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
