@@ -24,6 +24,7 @@ from tiny_models import (
     tiny_transformer,
     tiny_vision_transformer,
 )
+from whole_models import small_recurrent
 
 
 @pytest.fixture
@@ -146,6 +147,29 @@ def test_a_model_without_images_has_no_preprocessing(repository, tmp_path):
     assert report.verdict is None
     assert report.version.manifest.inputs == (InputSpec("input_ids", "tensor", "int64", (-1, 6), None),)
     assert "preprocessing" not in report.render()
+
+
+@pytest.mark.parametrize("steps", [4, "steps"])
+def test_states_of_recurrent_layers_after_every_step_are_taps(steps, repository, tmp_path):
+    proto = small_recurrent("LSTM", "n", steps)
+    version = prepare(saved(proto, tmp_path / "net.onnx"), repository, size=None).version
+    assert {"layer1_node.hidden", "layer1_node.cell", "layer2_node.cell"} <= {
+        tap.tensor for tap in version.manifest.taps
+    }
+    sequence = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
+    states = Session(version.trunk_bytes(("layer2_node.hidden", "layer2_node.cell"))).run({"sequence": sequence})
+    assert states["layer2_node.cell"].shape == (3, 4, 6)
+    # What the layer itself gives after a shorter sequence is its state after that step.
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(small_recurrent("LSTM", "n", "steps"))
+    exposed.graph.node[-4].output.append("layer2/c")
+    assert exposed.graph.node[-4].op_type == "LSTM"
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ("layer2/h", "layer2/c"))
+    session = Session(exposed.SerializeToString())
+    for step in range(4):
+        last = session.run({"sequence": sequence[:, : step + 1]})
+        np.testing.assert_allclose(states["layer2_node.cell"][:, step], last["layer2/c"][0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(states["layer2_node.hidden"][:, step], last["layer2/h"][0], rtol=1e-5, atol=1e-6)
 
 
 def test_an_image_of_another_type_is_a_tensor_with_a_note(repository, tmp_path):

@@ -22,7 +22,7 @@ from ortoscope_service.models.onboarding.photos import Photos
 from ortoscope_service.models.onboarding.preprocessing_choice import Choice, choose_preprocessing
 from ortoscope_service.models.onboarding.report import OnboardingReport
 from ortoscope_service.models.onboarding.running import Arrays
-from ortoscope_service.models.onboarding.serving import Served, serve, serve_bound
+from ortoscope_service.models.onboarding.serving import Served, serve, serve_bound, with_states
 from ortoscope_service.models.onboarding.wishes import Wishes, convention_for, looks_scaled, preprocessing_for
 from ortoscope_service.models.preprocessing import normalize
 from ortoscope_service.models.repository import ModelRepository, digest_of, model_id_of
@@ -58,8 +58,9 @@ def prepare(
        as a batch of 3 and one by one, and all outputs and taps compared per item. A model that does not pass is
        served at its own batch.
     2. The preprocessing is taken as given, or guessed from the common conventions; either is tried on photographs.
-    3. Backward graphs that were asked for are built, or read, and compared with finite differences of the model.
-    4. The version is written with all that was found out.
+    3. The states of recurrent layers after every step become taps, where the batch is free in the file.
+    4. Backward graphs that were asked for are built, or read, and compared with finite differences of the model.
+    5. The version is written with all that was found out.
 
     Args:
         source: The file.
@@ -97,8 +98,8 @@ def prepare(
         backward_graphs=tuple(backward_graphs),
     )
     progress("reading the model")
-    model = load_model(source)
-    return _onboard(model, source.read_bytes(), name or model_id_of(source.name), repository, wishes, progress)
+    model, content = with_states(load_model(source), source.read_bytes())
+    return _onboard(model, content, name or model_id_of(source.name), repository, wishes, progress)
 
 
 def prepare_zoo(name: str, repository: ModelRepository, *, progress: Progress = lambda _: None) -> OnboardingReport:

@@ -6,8 +6,11 @@ import onnx
 import onnx_ir as ir
 
 from ortoscope_service.errors import OrtoscopeError, invalid
+from ortoscope_service.graph.axes import RECURRENT
 from ortoscope_service.graph.batch import make_batch_symbolic
+from ortoscope_service.graph.batch_flow import batch_inputs
 from ortoscope_service.graph.loading import serialize
+from ortoscope_service.graph.recurrent_states import expose_states
 from ortoscope_service.graph.taps import Tap, find_taps
 from ortoscope_service.graph.validation import tensors
 from ortoscope_service.models.onboarding.batch_check import ITEMS, check_batch
@@ -99,6 +102,24 @@ def serve_bound(original: ir.Model, content: bytes, wishes: Wishes, why: str) ->
     what = f"served at {batch}: a free batch did not pass the check ({why})"
     note = f"THE MODEL RUNS IN BATCHES OF {batch}: a free batch did not pass the check ({why})."
     return Served(original, content, batch, inputs, find_taps(original), original, content, what, note)
+
+
+def with_states(model: ir.Model, content: bytes) -> tuple[ir.Model, bytes]:
+    """A model with the states of its recurrent layers as further tensors, and its file.
+
+    Without recurrent layers, with a batch that the file fixes, or where ONNX cannot convert the model to the opset that
+    this takes, both are what is given.
+    """
+    _, batch = batch_inputs(model.graph)
+    if isinstance(batch, int) or not any(node.op_type in RECURRENT and not node.domain for node in model.graph):
+        return model, content
+    try:
+        exposed = expose_states(model)
+    except OrtoscopeError as error:
+        if error.reason != "OPSET_NOT_CONVERTIBLE":
+            raise
+        return model, content
+    return exposed, serialize(exposed)
 
 
 def free_batch(model: ir.Model) -> tuple[ir.Model, str]:
