@@ -1,6 +1,6 @@
 """Operators that onnx.reference gets wrong, or right only slowly, written down once more in NumPy.
 
-As of onnx 1.22 its MaxPool of stride 1 reads pads in another order, AveragePool in `ceil_mode` and LpPool misplace the
+As of onnx 1.23 its MaxPool of stride 1 reads pads in another order, AveragePool in `ceil_mode` and LpPool misplace the
 padding or count it, SAME_LOWER is taken for SAME_UPPER, GlobalMaxPool knows two spatial axes alone, and ConvTranspose
 fails with several output channels per group. Its Erf, and with it Gelu, rounds to float32, its Mean does not
 broadcast, its BatchNormalization of opset 9 mixes in the batch's own statistics, its LRN normalizes as many channels as

@@ -55,7 +55,7 @@ def _converted(model: ir.Model) -> ir.Model:
     weights = _set_weights_aside(skeleton.graph)
     try:
         converted = version_converter.convert_version(ir.to_proto(skeleton), MINIMUM)
-    except Exception as error:
+    except Exception as error:  # the converter raises whatever its adapters lead it to
         _log.warning("a model could not be converted to opset %d: %s", MINIMUM, error)
         raise invalid(
             "OPSET_NOT_CONVERTIBLE",
