@@ -1,6 +1,9 @@
+import datetime
+
 from google.api import field_behavior_pb2 as _field_behavior_pb2
 from google.api import resource_pb2 as _resource_pb2
 from google.longrunning import operations_pb2 as _operations_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from ortoscope.v1 import provenance_pb2 as _provenance_pb2
 from ortoscope.v1 import tensors_pb2 as _tensors_pb2
 from google.protobuf.internal import containers as _containers
@@ -158,12 +161,14 @@ class ExamplesSpec(_message.Message):
     def __init__(self, tap: _Optional[str] = ..., dataset: _Optional[str] = ..., count: _Optional[int] = ..., reduction: _Optional[_Union[ExamplesSpec.Reduction, str]] = ..., splits: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FindExamplesRequest(_message.Message):
-    __slots__ = ("spec", "request_id")
+    __slots__ = ("spec", "request_id", "time_limit")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TIME_LIMIT_FIELD_NUMBER: _ClassVar[int]
     spec: ExamplesSpec
     request_id: str
-    def __init__(self, spec: _Optional[_Union[ExamplesSpec, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    time_limit: _duration_pb2.Duration
+    def __init__(self, spec: _Optional[_Union[ExamplesSpec, _Mapping]] = ..., request_id: _Optional[str] = ..., time_limit: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ExampleSet(_message.Message):
     __slots__ = ("name", "spec", "unit_count", "provenance", "arrays")

@@ -25,11 +25,12 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from ortoscope.v1 import provenance_pb2 as ortoscope_dot_v1_dot_provenance__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eortoscope/v1/dissections.proto\x12\x0cortoscope.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1dortoscope/v1/provenance.proto\"\x85\x02\n\x0e\x44issectionSpec\x12\x11\n\x03tap\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12/\n\x04mode\x18\x03 \x01(\x0e\x32!.ortoscope.v1.DissectionSpec.Mode\x12\x14\n\x0ctop_fraction\x18\x04 \x01(\x01\x12\x12\n\nthresholds\x18\x05 \x03(\x01\x12\x15\n\riou_threshold\x18\x06 \x01(\x01\x12\x0e\n\x06splits\x18\x07 \x03(\t\x12\x19\n\x11\x65xamples_per_unit\x18\x08 \x01(\x05\",\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_EXACT\x10\x01\"_\n\x17\x43reateDissectionRequest\x12\x30\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.ortoscope.v1.DissectionSpecB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xc6\x03\n\nDissection\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x04spec\x18\x02 \x01(\x0b\x32\x1c.ortoscope.v1.DissectionSpec\x12\x12\n\nunit_count\x18\x03 \x01(\x03\x12\x15\n\rconcept_count\x18\x04 \x01(\x03\x12/\n\nbest_label\x18\x05 \x01(\x0b\x32\x1b.ortoscope.v1.DetectorCount\x12\x31\n\x0cper_category\x18\x06 \x01(\x0b\x32\x1b.ortoscope.v1.DetectorCount\x12/\n\tsaturated\x18\x07 \x01(\x0b\x32\x1c.ortoscope.v1.SaturatedUnits\x12\x16\n\x0e\x63onstant_units\x18\x08 \x01(\x03\x12,\n\nprovenance\x18\t \x01(\x0b\x32\x18.ortoscope.v1.Provenance\x12\x0e\n\x06\x61rrays\x18\n \x01(\t\x12\x10\n\x08\x65xamples\x18\x0b \x01(\t\x12\x18\n\x10given_thresholds\x18\x0c \x01(\x08:6\xea\x41\x33\n\x17ortoscope.v1/Dissection\x12\x18\x64issections/{dissection}\"u\n\rDetectorCount\x12\x11\n\tdetectors\x18\x01 \x01(\x03\x12\x18\n\x10unique_detectors\x18\x02 \x01(\x03\x12\x37\n\ncategories\x18\x03 \x03(\x0b\x32#.ortoscope.v1.CategoryDetectorCount\"V\n\x15\x43\x61tegoryDetectorCount\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x11\n\tdetectors\x18\x02 \x01(\x03\x12\x18\n\x10unique_detectors\x18\x03 \x01(\x03\"0\n\x0eSaturatedUnits\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x0f\n\x07use_tap\x18\x02 \x01(\t\"\x99\x01\n\tUnitLabel\x12\x0c\n\x04unit\x18\x01 \x01(\x03\x12\x0f\n\x07\x63oncept\x18\x02 \x01(\t\x12\x16\n\x0e\x63oncept_number\x18\x03 \x01(\x05\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\x12\x0b\n\x03iou\x18\x05 \x01(\x01\x12\x11\n\tthreshold\x18\x06 \x01(\x01\x12\x10\n\x08\x64\x65tector\x18\x07 \x01(\x08\x12\x11\n\tsaturated\x18\x08 \x01(\x08\"*\n\x14GetDissectionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"?\n\x16ListDissectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x17ListDissectionsResponse\x12-\n\x0b\x64issections\x18\x01 \x03(\x0b\x32\x18.ortoscope.v1.Dissection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x17\x44\x65leteDissectionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xcd\x01\n\x15ListUnitLabelsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x38\n\x05order\x18\x04 \x01(\x0e\x32).ortoscope.v1.ListUnitLabelsRequest.Order\"=\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x0e\n\nORDER_UNIT\x10\x01\x12\r\n\tORDER_IOU\x10\x02\"_\n\x16ListUnitLabelsResponse\x12,\n\x0bunit_labels\x18\x01 \x03(\x0b\x32\x17.ortoscope.v1.UnitLabel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xea\x03\n\x0b\x44issections\x12|\n\x10\x43reateDissection\x12%.ortoscope.v1.CreateDissectionRequest\x1a\x1d.google.longrunning.Operation\"\"\xca\x41\x1f\n\nDissection\x12\x11OperationMetadata\x12M\n\rGetDissection\x12\".ortoscope.v1.GetDissectionRequest\x1a\x18.ortoscope.v1.Dissection\x12^\n\x0fListDissections\x12$.ortoscope.v1.ListDissectionsRequest\x1a%.ortoscope.v1.ListDissectionsResponse\x12Q\n\x10\x44\x65leteDissection\x12%.ortoscope.v1.DeleteDissectionRequest\x1a\x16.google.protobuf.Empty\x12[\n\x0eListUnitLabels\x12#.ortoscope.v1.ListUnitLabelsRequest\x1a$.ortoscope.v1.ListUnitLabelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eortoscope/v1/dissections.proto\x12\x0cortoscope.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1dortoscope/v1/provenance.proto\"\x85\x02\n\x0e\x44issectionSpec\x12\x11\n\x03tap\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12/\n\x04mode\x18\x03 \x01(\x0e\x32!.ortoscope.v1.DissectionSpec.Mode\x12\x14\n\x0ctop_fraction\x18\x04 \x01(\x01\x12\x12\n\nthresholds\x18\x05 \x03(\x01\x12\x15\n\riou_threshold\x18\x06 \x01(\x01\x12\x0e\n\x06splits\x18\x07 \x03(\t\x12\x19\n\x11\x65xamples_per_unit\x18\x08 \x01(\x05\",\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n\nMODE_EXACT\x10\x01\"\x8e\x01\n\x17\x43reateDissectionRequest\x12\x30\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.ortoscope.v1.DissectionSpecB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12-\n\ntime_limit\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc6\x03\n\nDissection\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12*\n\x04spec\x18\x02 \x01(\x0b\x32\x1c.ortoscope.v1.DissectionSpec\x12\x12\n\nunit_count\x18\x03 \x01(\x03\x12\x15\n\rconcept_count\x18\x04 \x01(\x03\x12/\n\nbest_label\x18\x05 \x01(\x0b\x32\x1b.ortoscope.v1.DetectorCount\x12\x31\n\x0cper_category\x18\x06 \x01(\x0b\x32\x1b.ortoscope.v1.DetectorCount\x12/\n\tsaturated\x18\x07 \x01(\x0b\x32\x1c.ortoscope.v1.SaturatedUnits\x12\x16\n\x0e\x63onstant_units\x18\x08 \x01(\x03\x12,\n\nprovenance\x18\t \x01(\x0b\x32\x18.ortoscope.v1.Provenance\x12\x0e\n\x06\x61rrays\x18\n \x01(\t\x12\x10\n\x08\x65xamples\x18\x0b \x01(\t\x12\x18\n\x10given_thresholds\x18\x0c \x01(\x08:6\xea\x41\x33\n\x17ortoscope.v1/Dissection\x12\x18\x64issections/{dissection}\"u\n\rDetectorCount\x12\x11\n\tdetectors\x18\x01 \x01(\x03\x12\x18\n\x10unique_detectors\x18\x02 \x01(\x03\x12\x37\n\ncategories\x18\x03 \x03(\x0b\x32#.ortoscope.v1.CategoryDetectorCount\"V\n\x15\x43\x61tegoryDetectorCount\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x11\n\tdetectors\x18\x02 \x01(\x03\x12\x18\n\x10unique_detectors\x18\x03 \x01(\x03\"0\n\x0eSaturatedUnits\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x0f\n\x07use_tap\x18\x02 \x01(\t\"\x99\x01\n\tUnitLabel\x12\x0c\n\x04unit\x18\x01 \x01(\x03\x12\x0f\n\x07\x63oncept\x18\x02 \x01(\t\x12\x16\n\x0e\x63oncept_number\x18\x03 \x01(\x05\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\x12\x0b\n\x03iou\x18\x05 \x01(\x01\x12\x11\n\tthreshold\x18\x06 \x01(\x01\x12\x10\n\x08\x64\x65tector\x18\x07 \x01(\x08\x12\x11\n\tsaturated\x18\x08 \x01(\x08\"*\n\x14GetDissectionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"?\n\x16ListDissectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x17ListDissectionsResponse\x12-\n\x0b\x64issections\x18\x01 \x03(\x0b\x32\x18.ortoscope.v1.Dissection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x17\x44\x65leteDissectionRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\xcd\x01\n\x15ListUnitLabelsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x38\n\x05order\x18\x04 \x01(\x0e\x32).ortoscope.v1.ListUnitLabelsRequest.Order\"=\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x0e\n\nORDER_UNIT\x10\x01\x12\r\n\tORDER_IOU\x10\x02\"_\n\x16ListUnitLabelsResponse\x12,\n\x0bunit_labels\x18\x01 \x03(\x0b\x32\x17.ortoscope.v1.UnitLabel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xea\x03\n\x0b\x44issections\x12|\n\x10\x43reateDissection\x12%.ortoscope.v1.CreateDissectionRequest\x1a\x1d.google.longrunning.Operation\"\"\xca\x41\x1f\n\nDissection\x12\x11OperationMetadata\x12M\n\rGetDissection\x12\".ortoscope.v1.GetDissectionRequest\x1a\x18.ortoscope.v1.Dissection\x12^\n\x0fListDissections\x12$.ortoscope.v1.ListDissectionsRequest\x1a%.ortoscope.v1.ListDissectionsResponse\x12Q\n\x10\x44\x65leteDissection\x12%.ortoscope.v1.DeleteDissectionRequest\x1a\x16.google.protobuf.Empty\x12[\n\x0eListUnitLabels\x12#.ortoscope.v1.ListUnitLabelsRequest\x1a$.ortoscope.v1.ListUnitLabelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,36 +55,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTUNITLABELSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
   _globals['_DISSECTIONS'].methods_by_name['CreateDissection']._loaded_options = None
   _globals['_DISSECTIONS'].methods_by_name['CreateDissection']._serialized_options = b'\312A\037\n\nDissection\022\021OperationMetadata'
-  _globals['_DISSECTIONSPEC']._serialized_start=206
-  _globals['_DISSECTIONSPEC']._serialized_end=467
-  _globals['_DISSECTIONSPEC_MODE']._serialized_start=423
-  _globals['_DISSECTIONSPEC_MODE']._serialized_end=467
-  _globals['_CREATEDISSECTIONREQUEST']._serialized_start=469
-  _globals['_CREATEDISSECTIONREQUEST']._serialized_end=564
-  _globals['_DISSECTION']._serialized_start=567
-  _globals['_DISSECTION']._serialized_end=1021
-  _globals['_DETECTORCOUNT']._serialized_start=1023
-  _globals['_DETECTORCOUNT']._serialized_end=1140
-  _globals['_CATEGORYDETECTORCOUNT']._serialized_start=1142
-  _globals['_CATEGORYDETECTORCOUNT']._serialized_end=1228
-  _globals['_SATURATEDUNITS']._serialized_start=1230
-  _globals['_SATURATEDUNITS']._serialized_end=1278
-  _globals['_UNITLABEL']._serialized_start=1281
-  _globals['_UNITLABEL']._serialized_end=1434
-  _globals['_GETDISSECTIONREQUEST']._serialized_start=1436
-  _globals['_GETDISSECTIONREQUEST']._serialized_end=1478
-  _globals['_LISTDISSECTIONSREQUEST']._serialized_start=1480
-  _globals['_LISTDISSECTIONSREQUEST']._serialized_end=1543
-  _globals['_LISTDISSECTIONSRESPONSE']._serialized_start=1545
-  _globals['_LISTDISSECTIONSRESPONSE']._serialized_end=1642
-  _globals['_DELETEDISSECTIONREQUEST']._serialized_start=1644
-  _globals['_DELETEDISSECTIONREQUEST']._serialized_end=1709
-  _globals['_LISTUNITLABELSREQUEST']._serialized_start=1712
-  _globals['_LISTUNITLABELSREQUEST']._serialized_end=1917
-  _globals['_LISTUNITLABELSREQUEST_ORDER']._serialized_start=1856
-  _globals['_LISTUNITLABELSREQUEST_ORDER']._serialized_end=1917
-  _globals['_LISTUNITLABELSRESPONSE']._serialized_start=1919
-  _globals['_LISTUNITLABELSRESPONSE']._serialized_end=2014
-  _globals['_DISSECTIONS']._serialized_start=2017
-  _globals['_DISSECTIONS']._serialized_end=2507
+  _globals['_DISSECTIONSPEC']._serialized_start=238
+  _globals['_DISSECTIONSPEC']._serialized_end=499
+  _globals['_DISSECTIONSPEC_MODE']._serialized_start=455
+  _globals['_DISSECTIONSPEC_MODE']._serialized_end=499
+  _globals['_CREATEDISSECTIONREQUEST']._serialized_start=502
+  _globals['_CREATEDISSECTIONREQUEST']._serialized_end=644
+  _globals['_DISSECTION']._serialized_start=647
+  _globals['_DISSECTION']._serialized_end=1101
+  _globals['_DETECTORCOUNT']._serialized_start=1103
+  _globals['_DETECTORCOUNT']._serialized_end=1220
+  _globals['_CATEGORYDETECTORCOUNT']._serialized_start=1222
+  _globals['_CATEGORYDETECTORCOUNT']._serialized_end=1308
+  _globals['_SATURATEDUNITS']._serialized_start=1310
+  _globals['_SATURATEDUNITS']._serialized_end=1358
+  _globals['_UNITLABEL']._serialized_start=1361
+  _globals['_UNITLABEL']._serialized_end=1514
+  _globals['_GETDISSECTIONREQUEST']._serialized_start=1516
+  _globals['_GETDISSECTIONREQUEST']._serialized_end=1558
+  _globals['_LISTDISSECTIONSREQUEST']._serialized_start=1560
+  _globals['_LISTDISSECTIONSREQUEST']._serialized_end=1623
+  _globals['_LISTDISSECTIONSRESPONSE']._serialized_start=1625
+  _globals['_LISTDISSECTIONSRESPONSE']._serialized_end=1722
+  _globals['_DELETEDISSECTIONREQUEST']._serialized_start=1724
+  _globals['_DELETEDISSECTIONREQUEST']._serialized_end=1789
+  _globals['_LISTUNITLABELSREQUEST']._serialized_start=1792
+  _globals['_LISTUNITLABELSREQUEST']._serialized_end=1997
+  _globals['_LISTUNITLABELSREQUEST_ORDER']._serialized_start=1936
+  _globals['_LISTUNITLABELSREQUEST_ORDER']._serialized_end=1997
+  _globals['_LISTUNITLABELSRESPONSE']._serialized_start=1999
+  _globals['_LISTUNITLABELSRESPONSE']._serialized_end=2094
+  _globals['_DISSECTIONS']._serialized_start=2097
+  _globals['_DISSECTIONS']._serialized_end=2587
 # @@protoc_insertion_point(module_scope)

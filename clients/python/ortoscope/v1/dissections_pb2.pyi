@@ -1,6 +1,9 @@
+import datetime
+
 from google.api import field_behavior_pb2 as _field_behavior_pb2
 from google.api import resource_pb2 as _resource_pb2
 from google.longrunning import operations_pb2 as _operations_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import empty_pb2 as _empty_pb2
 from ortoscope.v1 import provenance_pb2 as _provenance_pb2
 from google.protobuf.internal import containers as _containers
@@ -39,12 +42,14 @@ class DissectionSpec(_message.Message):
     def __init__(self, tap: _Optional[str] = ..., dataset: _Optional[str] = ..., mode: _Optional[_Union[DissectionSpec.Mode, str]] = ..., top_fraction: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., iou_threshold: _Optional[float] = ..., splits: _Optional[_Iterable[str]] = ..., examples_per_unit: _Optional[int] = ...) -> None: ...
 
 class CreateDissectionRequest(_message.Message):
-    __slots__ = ("spec", "request_id")
+    __slots__ = ("spec", "request_id", "time_limit")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TIME_LIMIT_FIELD_NUMBER: _ClassVar[int]
     spec: DissectionSpec
     request_id: str
-    def __init__(self, spec: _Optional[_Union[DissectionSpec, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    time_limit: _duration_pb2.Duration
+    def __init__(self, spec: _Optional[_Union[DissectionSpec, _Mapping]] = ..., request_id: _Optional[str] = ..., time_limit: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Dissection(_message.Message):
     __slots__ = ("name", "spec", "unit_count", "concept_count", "best_label", "per_category", "saturated", "constant_units", "provenance", "arrays", "examples", "given_thresholds")

@@ -22,18 +22,19 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dortoscope/v1/operations.proto\x12\x0cortoscope.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\x03\n\x11OperationMetadata\x12\x0c\n\x04verb\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.ortoscope.v1.OperationMetadata.State\x12\r\n\x05stage\x18\x05 \x01(\t\x12\x12\n\ndone_items\x18\x06 \x01(\x03\x12\x13\n\x0btotal_items\x18\x07 \x01(\x03\x12\x18\n\x10\x63\x61ncel_requested\x18\x08 \x01(\x08\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x7f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dortoscope/v1/operations.proto\x12\x0cortoscope.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc0\x04\n\x11OperationMetadata\x12\x0c\n\x04verb\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.ortoscope.v1.OperationMetadata.State\x12\r\n\x05stage\x18\x05 \x01(\t\x12\x12\n\ndone_items\x18\x06 \x01(\x03\x12\x13\n\x0btotal_items\x18\x07 \x01(\x03\x12\x18\n\x10\x63\x61ncel_requested\x18\x08 \x01(\x08\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x13\x65stimated_time_left\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08\x64\x65\x61\x64line\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x7f\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ortoscope.v1.operations_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPERATIONMETADATA']._serialized_start=81
-  _globals['_OPERATIONMETADATA']._serialized_end=555
-  _globals['_OPERATIONMETADATA_STATE']._serialized_start=428
-  _globals['_OPERATIONMETADATA_STATE']._serialized_end=555
+  _globals['_OPERATIONMETADATA']._serialized_start=113
+  _globals['_OPERATIONMETADATA']._serialized_end=689
+  _globals['_OPERATIONMETADATA_STATE']._serialized_start=562
+  _globals['_OPERATIONMETADATA_STATE']._serialized_end=689
 # @@protoc_insertion_point(module_scope)
