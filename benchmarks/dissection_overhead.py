@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from ortoscope_service.analysis.dissection.kernels import compile_all
-from ortoscope_service.analysis.dissection.pipeline import DissectionSpec, dissect
+from ortoscope_service.analysis.dissection.pipeline import dissect
+from ortoscope_service.analysis.dissection.spec import DissectionSpec
 from ortoscope_service.analysis.execution import ExecutionConfig, Timings, tap_session
 from ortoscope_service.datasets.broden import BrodenDataset
 from ortoscope_service.datasets.catalog import DatasetCatalog

@@ -62,11 +62,14 @@ class _Handler(grpc.GenericRpcHandler):
 
 
 @contextmanager
-def scripted(answers: Mapping[str, Answer]) -> Iterator[str]:
-    """Serves the answers, by the name of the rpc; yields the target. GetCapabilities has an answer if none is given."""
+def scripted(answers: Mapping[str, Answer], port: int = 0) -> Iterator[str]:
+    """Serves the answers, by the name of the rpc; yields the target. GetCapabilities has an answer if none is given.
+
+    A port is given where a server comes back to where it was.
+    """
     given = {"GetCapabilities": lambda request, context: capabilities_pb2.ServerCapabilities(), **answers}
     server = grpc.server(ThreadPoolExecutor(4), handlers=[_Handler(given)])
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
         yield f"127.0.0.1:{port}"

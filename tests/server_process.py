@@ -1,12 +1,13 @@
 """A server in a process of its own, as an operator runs it."""
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,10 @@ class ServerProcess:
         """Stubs on a channel of their own."""
         return Stubs(grpc.insecure_channel(self.address, [("grpc.use_local_subchannel_pool", 1)]))
 
+    def workers(self) -> list[int]:
+        """The worker processes that it has at present, by their numbers."""
+        return [pid for pid in _children(self.process.pid) if b"ortoscope_service.jobs.worker" in _command(pid)]
+
     def wait(self, timeout: float = 60) -> int:
         """The exit status."""
         return self.process.wait(timeout)
@@ -45,13 +50,24 @@ def server_process(
     *,
     grace_seconds: float = 10,
     environment: Mapping[str, str] | None = None,
+    arguments: Sequence[str] = (),
 ) -> Iterator[ServerProcess]:
-    """Starts a server and waits until it listens; kills it in the end if it still runs."""
+    """Starts a server and waits until it listens; kills it in the end if it still runs.
+
+    Args:
+        models: Folder of model packages.
+        datasets: Folder of datasets.
+        store: Folder of the store.
+        grace_seconds: How long calls may go on after SIGTERM.
+        environment: Its environment; None for that of this process.
+        arguments: More of its command line.
+    """
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "ortoscope_service", "serve", "--listen", "127.0.0.1:0"),
             *("--models", str(models), "--datasets", str(datasets), "--store", str(store)),
             *("--grace", str(grace_seconds)),
+            *arguments,
         ],
         stderr=subprocess.PIPE,
         text=True,
@@ -70,6 +86,24 @@ def server_process(
         process.wait()
         reader.join()
         stderr.close()
+
+
+def _children(parent: int) -> list[int]:
+    """The processes whose parent a process is."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name, in parentheses, may hold anything; state and parent follow.
+            if int(stat.read_bytes().rpartition(b")")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+def _command(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _address_of(running: ServerProcess) -> str:

@@ -79,6 +79,23 @@ RelaxOption = Annotated[
         "averaged_max_pool or l2_max_pool. Repeatable. Default: none, the true gradient.",
     ),
 ]
+ClusterOption = Annotated[
+    str, typer.Option("--cluster", metavar="tls://HOST:PORT", help="Where the scheduler listens, or is reached.")
+]
+ClusterCertificateOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="For tls://: the certificate shown to the others (PEM).")
+]
+ClusterKeyOption = Annotated[Path | None, typer.Option(metavar="FILE", help="For tls://: its key (PEM).")]
+ClusterAuthorityOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="For tls://: who signs the certificates of the cluster (PEM).")
+]
+PlainTcpOption = Annotated[
+    bool,
+    typer.Option(
+        "--cluster-plain-tcp",
+        help="Allow tcp:// where other machines reach it: whoever reaches a scheduler runs code on its workers.",
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print exactly one JSON object on stdout, and nothing else there.")
 ]
@@ -164,7 +181,40 @@ def serve(
     ] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per run of a model.")] = 16,
     session_cache: Annotated[int, typer.Option(min=1, help="Sessions of ONNX Runtime that are kept for calls.")] = 8,
-    workers: Annotated[int, typer.Option(min=1, help="Operations that run at once; one uses all cores already.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Processes that do the work of operations; 0: one per available thread, if memory suffices.",
+        ),
+    ] = 0,
+    operations: Annotated[
+        int, typer.Option(min=1, help="Operations that run at once; they take turns, shard by shard.")
+    ] = 4,
+    worker_threads: Annotated[
+        int, typer.Option(min=1, help="Threads within an operator in each worker; decides the last bits of results.")
+    ] = 1,
+    worker_memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Most memory of a worker, such as 4G. Default: an equal share.")
+    ] = "",
+    stall_seconds: Annotated[
+        float, typer.Option(min=1, help="A shard that gives no sign of life for so long is given up.")
+    ] = 300.0,
+    retention_days: Annotated[
+        float, typer.Option(min=0, help="How long the record of an operation is kept after it ended; results stay.")
+    ] = 30.0,
+    cluster: Annotated[
+        str,
+        typer.Option(
+            metavar="tls://HOST:PORT",
+            help="Have the work of operations done by the workers of this Dask scheduler (needs ortoscope[cluster]). "
+            "tcp:// on a loopback address only, or with --cluster-plain-tcp.",
+        ),
+    ] = "",
+    cluster_certificate: ClusterCertificateOption = None,
+    cluster_key: ClusterKeyOption = None,
+    cluster_authority: ClusterAuthorityOption = None,
+    cluster_plain_tcp: PlainTcpOption = False,
     grace: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long calls under way may go on after SIGTERM.")
     ] = 10.0,
@@ -174,7 +224,7 @@ def serve(
 ) -> None:
     """Serve models and datasets over gRPC until SIGTERM or Ctrl-C."""
     from ortoscope_service.api.server import serve as serve_until_stopped  # noqa: PLC0415
-    from ortoscope_service.config import ServerConfig, TlsFiles  # noqa: PLC0415
+    from ortoscope_service.config import ClusterConfig, JobsConfig, Limits, ServerConfig, TlsFiles  # noqa: PLC0415
 
     tls = None
     if tls_certificate is not None and tls_key is not None:
@@ -193,11 +243,67 @@ def serve(
             threads=threads,
             batch_size=batch_size,
             session_cache_size=session_cache,
-            operation_workers=workers,
+            jobs=JobsConfig(
+                workers=workers,
+                operations=operations,
+                threads=worker_threads,
+                memory_bytes=_bytes(worker_memory),
+                stall_seconds=stall_seconds,
+                cluster=ClusterConfig(
+                    cluster, cluster_certificate, cluster_key, cluster_authority, allow_plain_tcp=cluster_plain_tcp
+                )
+                if cluster
+                else None,
+            ),
             grace_seconds=grace,
             metrics_listen=metrics,
+            limits=Limits(operation_retention_seconds=round(retention_days * 86400)),
         )
     )
+
+
+@_command("cluster-scheduler")
+def cluster_scheduler(
+    cluster: ClusterOption,
+    cluster_certificate: ClusterCertificateOption = None,
+    cluster_key: ClusterKeyOption = None,
+    cluster_authority: ClusterAuthorityOption = None,
+    cluster_plain_tcp: PlainTcpOption = False,
+) -> None:
+    """Run the scheduler of a cluster, a Dask scheduler set up for this purpose, until it is stopped.
+
+    It keeps nothing: if it is started again, servers and workers find it, and lost work is done anew. `docs/jobs.md`
+    tells how to make the certificates.
+    """
+    from ortoscope_service.config import ClusterConfig  # noqa: PLC0415
+    from ortoscope_service.jobs.cluster_members import run_cluster_scheduler  # noqa: PLC0415
+
+    run_cluster_scheduler(
+        ClusterConfig(cluster, cluster_certificate, cluster_key, cluster_authority, allow_plain_tcp=cluster_plain_tcp)
+    )
+
+
+@_command("cluster-worker")
+def cluster_worker(
+    cluster: ClusterOption,
+    workers: Annotated[int, typer.Option(min=1, help="Number of worker processes.")] = 1,
+    cluster_certificate: ClusterCertificateOption = None,
+    cluster_key: ClusterKeyOption = None,
+    cluster_authority: ClusterAuthorityOption = None,
+    cluster_plain_tcp: PlainTcpOption = False,
+) -> None:
+    """Run workers of a cluster until they are stopped; one that ends is started again.
+
+    They do the work of every server that uses the scheduler, and must see its store, models and datasets at the same
+    paths, with the same versions of the software.
+    """
+    from ortoscope_service.config import ClusterConfig  # noqa: PLC0415
+    from ortoscope_service.jobs.cluster_members import run_cluster_worker  # noqa: PLC0415
+
+    config = ClusterConfig(
+        cluster, cluster_certificate, cluster_key, cluster_authority, allow_plain_tcp=cluster_plain_tcp
+    )
+    raise typer.Exit(run_cluster_worker(config, workers=workers))
 
 
 @_command("prepare")
@@ -503,6 +609,16 @@ def _tap_and_file(given: str) -> tuple[str, Path]:
             backward_graph=given,
         )
     return tap, Path(file)
+
+
+def _bytes(given: str) -> int:
+    """A number of bytes: digits, and K, M, G or T for powers of 1024; 0 for nothing."""
+    match = re.fullmatch(r"(\d+)([KMGT]?)", given.strip().upper()) if given else None
+    if given and match is None:
+        raise invalid(
+            "INVALID_SIZE", f"A size is a number with K, M, G or T, such as 4G; it was given '{given}'.", size=given
+        )
+    return 0 if match is None else int(match[1]) * 1024 ** " KMGT".index(match[2] or " ")
 
 
 def _size(given: str | None) -> tuple[int, int] | None:

@@ -33,6 +33,9 @@ class Limits:
     max_pending_operations: int = 100
     """Most operations that wait or run at once."""
 
+    operation_retention_seconds: int = 30 * 86400
+    """How long the record of an operation is kept after it ended, in seconds that the server runs: 30 days."""
+
 
 @dataclass(frozen=True)
 class TlsFiles:
@@ -46,6 +49,56 @@ class TlsFiles:
 
     client_authority: Path | None = None
     """Certificates of the authorities that sign clients. If given, a client without such a certificate is refused."""
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """A Dask cluster that does the work of operations. Its workers see store, models and datasets at the same paths."""
+
+    address: str
+    """The scheduler: tls://HOST:PORT, or tcp://HOST:PORT on a loopback address."""
+
+    certificate: Path | None = None
+    """PEM file of the certificate that the service shows the scheduler."""
+
+    private_key: Path | None = None
+    """PEM file of its key."""
+
+    authority: Path | None = None
+    """PEM file of the authorities that sign the certificates of the cluster."""
+
+    allow_plain_tcp: bool = False
+    """Allow tcp:// on an address that other machines reach. Said aloud because whoever reaches a scheduler runs code on
+    its workers."""
+
+
+@dataclass(frozen=True)
+class JobsConfig:
+    """Who does the work of operations, and with what. No part of it but `threads` decides the bits of a result."""
+
+    workers: int = 0
+    """Worker processes on this machine; 0: one per available thread, or a single one for other providers than the
+    CPU's, and no more than there is memory for."""
+
+    threads: int = 1
+    """Threads that ONNX Runtime uses inside an operator. One, because workers side by side do more than threads that
+    wait for each other; part of what decides the last bits of a result."""
+
+    memory_bytes: int = 0
+    """Most memory of a worker; 0: an equal share of four fifths of what there is, for each worker and the calls."""
+
+    operations: int = 4
+    """Operations that run at once. They take turns shard by shard, so that a short one does not wait for the end of a
+    long one; more of them would only share the same workers."""
+
+    niceness: int = 10
+    """How far workers stand back behind calls, as nice(1) has it: an equal share of a core becomes a tenth."""
+
+    stall_seconds: float = 300.0
+    """A shard that gives no sign of life (a batch that is done, a file that is read) for so long is given up."""
+
+    cluster: ClusterConfig | None = None
+    """Workers elsewhere; None: on this machine."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +128,7 @@ class ServerConfig:
     not give the CPU provider's numbers is served by that one."""
 
     threads: int = 0
-    """Threads that ONNX Runtime uses inside an operator; 0: what CPU affinity and cgroup quota allow."""
+    """Threads that ONNX Runtime uses inside an operator in calls; 0: what CPU affinity and cgroup quota allow."""
 
     batch_size: int = 16
     """Images per run of a model."""
@@ -83,8 +136,8 @@ class ServerConfig:
     session_cache_size: int = 8
     """ONNX Runtime sessions kept for calls; each holds the weights of the part of the model that it runs."""
 
-    operation_workers: int = 1
-    """Operations that run at once. One already uses every core."""
+    jobs: JobsConfig = field(default_factory=JobsConfig)
+    """Who does the work of operations, and with what."""
 
     grace_seconds: float = 10.0
     """How long calls and operations under way may go on after the server was asked to stop."""

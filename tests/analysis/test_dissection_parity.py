@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ortoscope_service.analysis.dissection import scores
-from ortoscope_service.analysis.dissection.pipeline import DissectionResult, DissectionSpec, dissect
+from ortoscope_service.analysis.dissection.pipeline import DissectionResult, dissect
+from ortoscope_service.analysis.dissection.spec import DissectionSpec
 from ortoscope_service.analysis.execution import ExecutionConfig
 from ortoscope_service.datasets.catalog import DatasetCatalog
 from ortoscope_service.datasets.dataset import LabelledDataset

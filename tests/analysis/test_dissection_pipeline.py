@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from ortoscope_service.analysis.dissection.pipeline import DissectionResult, DissectionSpec, dissect
+from ortoscope_service.analysis.dissection.pipeline import DissectionResult, dissect
+from ortoscope_service.analysis.dissection.spec import DissectionSpec
 from ortoscope_service.analysis.examples import ExamplesSpec, find_examples
 from ortoscope_service.analysis.execution import ExecutionConfig
 from ortoscope_service.datasets.broden import BrodenDataset

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.longrunning import operations_pb2
 from ortoscope.v1 import activations_pb2, blobs_pb2
 from ortoscope.v1.activations_pb2 import ExamplesSpec, FindExamplesRequest
 from ortoscope.v1.operations_pb2 import OperationMetadata
 from PIL import Image
-from serving import PREPROCESSING, Failure, Stubs, run_directly
+from serving import PREPROCESSING, Failure, Stubs, failure_of_status, run_directly
 from tiny_models import tiny_cnn
 
 Refused = Callable[..., Failure]
@@ -171,6 +172,7 @@ def test_what_cannot_be_searched_is_refused_at_once(
 def test_example_sets_that_there_are_not_are_not_found(stubs: Stubs, refused: Refused) -> None:
     cases: tuple[tuple[Any, Any, str], ...] = (
         (stubs.activations.GetExampleSet, activations_pb2.GetExampleSetRequest, "name"),
+        (stubs.activations.DeleteExampleSet, activations_pb2.DeleteExampleSetRequest, "name"),
         (stubs.activations.ListUnitExamples, activations_pb2.ListUnitExamplesRequest, "parent"),
     )
     for rpc, request, field in cases:
@@ -180,3 +182,19 @@ def test_example_sets_that_there_are_not_are_not_found(stubs: Stubs, refused: Re
         assert (bad.code, bad.field) == ("INVALID_ARGUMENT", field)
     failure = refused(stubs.activations.ListExampleSets, activations_pb2.ListExampleSetsRequest(page_token="x"))
     assert failure.field == "page_token"
+
+
+def test_a_deleted_example_set_is_gone_and_its_operation_says_so(stubs: Stubs, refused: Refused) -> None:
+    fields = {"tap": "models/cnn/taps/relu6", "dataset": "datasets/photos", "count": 2}
+    operation = stubs.wait(stubs.activations.FindExamples(FindExamplesRequest(spec=ExamplesSpec(**fields))))
+    example_set = activations_pb2.ExampleSet()
+    assert operation.response.Unpack(example_set)
+    request = activations_pb2.DeleteExampleSetRequest(name=example_set.name, request_id=str(uuid.uuid4()))
+    stubs.activations.DeleteExampleSet(request)
+    stubs.activations.DeleteExampleSet(request)  # a repetition succeeds again
+    request.request_id = str(uuid.uuid4())
+    assert refused(stubs.activations.DeleteExampleSet, request).code == "NOT_FOUND"
+    get = activations_pb2.GetExampleSetRequest(name=example_set.name)
+    assert refused(stubs.activations.GetExampleSet, get).code == "NOT_FOUND"
+    latest = stubs.operations.GetOperation(operations_pb2.GetOperationRequest(name=operation.name))
+    assert failure_of_status(latest.error).reason == "RESULT_DELETED"

@@ -20,13 +20,13 @@ from ortoscope.v1.activations_pb2 import (
     TapSelection,
 )
 from ortoscope.v1.gradients_pb2 import ComputeGradientRequest, Objective
-from ortoscope_service.analysis import execution
-from ortoscope_service.api import components
+from ortoscope_service.api import server
 from ortoscope_service.config import ServerConfig
-from ortoscope_service.runtime.parity import CPU, open_session
+from ortoscope_service.runtime.host_process import HostSettings
+from ortoscope_service.runtime.parity import CPU
 from pictures import encode, photo
 from serving import Stubs, serving
-from stand_in_provider import StandIn
+from stand_in_provider import LOG_VARIABLE, OPENER
 
 PREFERRED = "AzureExecutionProvider"
 
@@ -37,11 +37,22 @@ def preferring(config: ServerConfig, tmp_path: Path) -> ServerConfig:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    made = StandIn()
-    for module in (components, execution):
-        monkeypatch.setattr(module, "open_session", functools.partial(open_session, make=made))
-    return made
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A file of the providers that sessions were made on, one on a line."""
+    log = tmp_path / "made"
+    monkeypatch.setenv(LOG_VARIABLE, str(log))
+    monkeypatch.setattr(server, "HostSettings", functools.partial(HostSettings, opener=OPENER))
+    # Workers are processes of their own, which import this when they start.
+    customization = tmp_path / "site" / "sitecustomize.py"
+    customization.parent.mkdir()
+    customization.write_text(
+        "from ortoscope_service.analysis import execution\n"
+        "from ortoscope_service.runtime.cancellation import Cancellation\n"
+        "from stand_in_provider import open_with_stand_in\n"
+        "execution.open_session = lambda graph, config: open_with_stand_in(graph, config, Cancellation())\n"
+    )
+    monkeypatch.syspath_prepend(str(customization.parent))
+    return log
 
 
 def pictures() -> list[ActivationInput]:
@@ -89,15 +100,16 @@ def test_a_provider_that_passes_is_the_one_that_the_result_names(call, preferrin
     assert answer.provenance.execution_provider == PREFERRED
     (verdict,) = verdicts(preferring)
     assert (verdict["passed"], verdict["used"]) == (True, PREFERRED)
-    assert PREFERRED in stand_in.made
+    assert PREFERRED in stand_in.read_text().splitlines()
 
 
 def test_a_verdict_outlives_the_server(preferring, stand_in) -> None:
     for _ in range(2):
         with serving(preferring) as (_, stubs):
             activate(stubs)
-    assert stand_in.made.count(CPU) == 1
-    assert stand_in.made.count(PREFERRED) == 2
+    made = stand_in.read_text().splitlines()
+    assert made.count(CPU) == 1
+    assert made.count(PREFERRED) == 2
 
 
 def test_the_provider_decides_the_numbers_and_so_is_part_of_the_specification(preferring, stubs, stand_in) -> None:

@@ -372,10 +372,29 @@ def test_a_saved_dissection_holds_the_servers_bytes(
         } <= set(arrays.files)  # fmt: skip
     record = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert record["model_digest"] == dissection.provenance.model_digest
-    assert record["result"] == dissection.name
+    assert set(record["run"]) == {"result", "start_time", "end_time"}
+    assert record["run"]["result"] == dissection.name
     assert record["spec"]["top_fraction"] == 0.2
     assert set(told) == {"fetching images", "writing the report"}
     dissection.save(tmp_path / "out")
+
+
+def test_two_runs_write_the_same_files_but_for_what_is_of_the_run(
+    dissection: ortoscope.Dissection, examples: ortoscope.ExampleSet, tap: ortoscope.Tap, tmp_path: Path
+) -> None:
+    dissection.save(tmp_path / "dissection" / "1")
+    tap.dissect("labelled", top_fraction=0.2).result(timeout=60).save(tmp_path / "dissection" / "2")
+    examples.save(tmp_path / "examples" / "1")
+    tap.examples("photos", count=3).result(timeout=60).save(tmp_path / "examples" / "2")
+    for kind in ("dissection", "examples"):
+        one, other = tmp_path / kind / "1", tmp_path / kind / "2"
+        assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
+        for path in one.iterdir():
+            if path.name != "provenance.json":
+                assert path.read_bytes() == (other / path.name).read_bytes(), path.name
+        first, second = (json.loads((folder / "provenance.json").read_text()) for folder in (one, other))
+        assert first.pop("run") != second.pop("run")
+        assert first == second
 
 
 def test_results_are_listed_and_found_again(scope: ortoscope.Ortoscope, dissection: ortoscope.Dissection) -> None:
@@ -383,6 +402,12 @@ def test_results_are_listed_and_found_again(scope: ortoscope.Ortoscope, dissecti
     found = scope.dissection(dissection.name)
     assert np.array_equal(found.iou, dissection.iou)
     assert repr(found) == repr(dissection)
+
+
+def test_a_deleted_example_set_is_gone(scope: ortoscope.Ortoscope, tap: ortoscope.Tap) -> None:
+    examples = tap.examples("photos", count=1).result(60)
+    examples.delete()
+    assert all(left.name != examples.name for left in scope.example_sets())
 
 
 def test_a_deleted_dissection_is_gone(scope: ortoscope.Ortoscope, tap: ortoscope.Tap) -> None:
@@ -490,7 +515,7 @@ def test_every_rpc_of_the_api_was_called_through_the_client(target: str, tmp_pat
         examples = scope.example_set(tap.examples(dataset).result(timeout=60).name)
         examples.save(tmp_path / "examples")
         scope.example_sets()
-        found.delete()
+        found.delete(), examples.delete()
         scope.operations()
         scope.operation(operation.name).cancel()
         operation.delete()

@@ -7,6 +7,7 @@ import ortoscope
 import pytest
 from browser import chromium, opened
 from client_server import running_server
+from ortoscope.messages import RUN_FIELDS
 from ortoscope.v1 import provenance_pb2
 from playwright.sync_api import Browser
 
@@ -39,11 +40,15 @@ def test_a_saved_report_draws_every_image(browser: Browser, folders: dict[str, P
         assert page.locator(".shot.missing").count() == 0
 
 
-def test_a_saved_report_tells_every_field_of_its_provenance(browser: Browser, folders: dict[str, Path]) -> None:
+def test_a_saved_report_tells_every_field_of_its_provenance_that_is_not_of_the_run(
+    browser: Browser, folders: dict[str, Path]
+) -> None:
     for name in ("dissection", "examples"):
         with opened(browser, folders[name]) as page:
             terms = page.locator(".provenance dt").all_text_contents()
-            assert {field.name.replace("_", " ") for field in provenance_pb2.Provenance.DESCRIPTOR.fields} <= set(terms)
+            fields = {field.name for field in provenance_pb2.Provenance.DESCRIPTOR.fields} - set(RUN_FIELDS)
+            assert {field.replace("_", " ") for field in fields} <= set(terms)
+            assert not {field.replace("_", " ") for field in RUN_FIELDS} & set(terms)
             command = page.locator(".provenance pre").inner_text()
             assert command.startswith(f"ortoscope {'dissect' if name == 'dissection' else 'examples'} cnn/2 --tap ")
 

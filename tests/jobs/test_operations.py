@@ -1,3 +1,4 @@
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from ortoscope_service.errors import Code, OrtoscopeError
-from ortoscope_service.jobs.database import Database, UnknownVersionError
+from ortoscope_service.jobs.database import _SCHEMA, Database, UnknownVersionError
 from ortoscope_service.jobs.operations import NewOperation, OperationStore, State
 from ortoscope_service.jobs.requests import Request
 from ortoscope_service.runtime.cancellation import Cancellation
@@ -172,22 +173,46 @@ def test_waiting_ends_at_the_timeout_and_when_it_is_cancelled(operations: Operat
     assert time.monotonic() - began < 10
 
 
-def test_what_ended_survives_a_restart_and_what_did_not_fails(open_database: OpenDatabase) -> None:
+def test_what_ended_survives_a_restart_and_what_did_not_waits_again(open_database: OpenDatabase) -> None:
     before = OperationStore(open_database())
     for name in ("done", "runs", "waits"):
         before.create(new(name))
     before.start("done")
     before.succeed("done", lambda: "dissections/done")
     before.start("runs")
+    before.progress("runs", "counting", 3, 10, 7.0)
+    began = before.get("runs").start_time
     after = OperationStore(open_database())
     assert after.get("done").result == "dissections/done"
-    for name in ("runs", "waits"):
-        operation = after.get(name)
-        assert operation.state is State.FAILED
-        assert operation.error is not None
-        assert (operation.error.code, operation.error.reason) == (Code.ABORTED, "SERVER_RESTARTED")
-        assert operation.end_time is not None
-    assert after.count_pending() == 0
+    assert [operation.id for operation in after.pending()] == ["runs", "waits"]
+    runs = after.get("runs")
+    assert (runs.state, runs.start_time, runs.done_items, runs.estimate) == (State.QUEUED, began, 3, None)
+    assert after.start("runs")
+    assert after.get("runs").start_time == began
+
+
+def test_what_was_asked_comes_back_whole(operations: OperationStore) -> None:
+    spec = {"thresholds": [0.1, 1e-300], "splits": ["été"], "top_fraction": None}
+    operations.create(NewOperation("a", "dissect", "t", spec=spec, draft=b"\0\xff", time_limit=60.0))
+    operations.create(NewOperation("b", "dissect", "t", spec=dict(spec)))
+    operations.create(NewOperation("c", "find-examples", "t", spec=spec))
+    a, b, c = (operations.get(name) for name in "abc")
+    assert (a.spec, a.draft, a.time_limit, b.time_limit) == (spec, b"\0\xff", 60.0, None)
+    assert a.deadline == pytest.approx(a.create_time + 60)
+    assert a.job == b.job != c.job
+
+
+def test_no_jump_of_the_clock_leaves_more_time_than_was_asked_for(
+    open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    OperationStore(open_database()).create(NewOperation("a", "dissect", "t", time_limit=60.0))
+    for jump, most, least in ((-1e9, 60, 50), (30.0, 31, 0), (1e9, 0, -2e9)):
+        now = time.time() + jump
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda now=now: now)
+            deadline = OperationStore(open_database()).deadline("a")
+        assert deadline is not None
+        assert least <= deadline - time.monotonic() <= most
 
 
 def test_an_accepted_operation_survives_a_killed_process(tmp_path: Path, open_database: OpenDatabase) -> None:
@@ -202,7 +227,7 @@ def test_an_accepted_operation_survives_a_killed_process(tmp_path: Path, open_da
     )
     path = tmp_path / "operations.db"
     assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == -9
-    assert OperationStore(open_database()).get("a").state is State.FAILED
+    assert OperationStore(open_database()).get("a").state is State.QUEUED
 
 
 def test_a_database_of_another_version_is_refused(open_database: OpenDatabase) -> None:
@@ -210,3 +235,32 @@ def test_a_database_of_another_version_is_refused(open_database: OpenDatabase) -
         sql.execute("PRAGMA user_version = 99")
     with pytest.raises(UnknownVersionError, match="99"):
         open_database()
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path, open_database: OpenDatabase) -> None:
+    first = sqlite3.connect(tmp_path / "operations.db")
+    first.executescript(_SCHEMA + "PRAGMA user_version = 1;")
+    for name, state in (("done", "succeeded"), ("runs", "running")):
+        first.execute(
+            "INSERT INTO operations (id, verb, target, dataset, state, create_time) VALUES (?, 'v', 't', 'd', ?, 1)",
+            (name, state),
+        )
+    first.commit()
+    first.close()
+    operations = OperationStore(open_database())
+    assert operations.get("done").state is State.SUCCEEDED
+    error = operations.get("runs").error
+    assert error is not None
+    assert (error.code, error.reason) == (Code.ABORTED, "SERVER_UPGRADED")
+    assert operations.create(new("a"))[1]
+
+
+def test_a_database_that_was_deleted_or_replaced_is_not_written_to(tmp_path: Path, open_database: OpenDatabase) -> None:
+    operations = OperationStore(open_database())
+    (tmp_path / "operations.db").rename(tmp_path / "elsewhere.db")
+    for content in (None, b""):
+        if content is not None:
+            (tmp_path / "operations.db").write_bytes(content)
+        with pytest.raises(OrtoscopeError) as caught:
+            operations.create(new("a"))
+        assert (caught.value.code, caught.value.reason) == (Code.DATA_LOSS, "STORE_LOST")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from ortoscope_service.errors import Code, OrtoscopeError
-from ortoscope_service.jobs.artifacts import BlobStore
+from ortoscope_service.jobs.blobs import BlobStore
 from ortoscope_service.jobs.database import Database
 from ortoscope_service.jobs.records import RecordStore
 

@@ -1,89 +1,136 @@
+"""The runner, with drivers that a test gives it instead of those of dissections."""
+
 import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ortoscope_service.errors import Code, OrtoscopeError, invalid
-from ortoscope_service.jobs.database import Database
-from ortoscope_service.jobs.operations import NewOperation, Operation, OperationStore, State
-from ortoscope_service.jobs.runner import JobContext, JobRunner, Work
+from ortoscope_service.errors import Code, OrtoscopeError
+from ortoscope_service.jobs import runner as runner_module
+from ortoscope_service.jobs.engine import Crew, Interrupted, Job
+from ortoscope_service.jobs.kinds import JobKind
+from ortoscope_service.jobs.operations import NewOperation, Operation, State
+from ortoscope_service.jobs.runner import Finished, JobRunner
+from ortoscope_service.jobs.store import Store
+from ortoscope_service.jobs.tasks import Environment, Outcome
+
+Drive = Callable[[Job], Outcome]
+DONE = Outcome({}, {})
+AT_ONCE = 2
 
 
 class Jobs:
-    def __init__(self, folder: Path, database: Database) -> None:
-        self.operations = OperationStore(database)
-        self.workspace = folder / "work"
-        self.runner = JobRunner(self.operations, self.workspace)
-        self._count = 0
+    """A runner whose operations do what a test says, by their verb."""
 
-    def submit(self, work: Work) -> str:
-        self._count += 1
-        name = f"operation{self._count}"
-        self.operations.create(NewOperation(name, "test", "target"))
-        self.runner.submit(name, work)
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._root = root
+        self._kinds: dict[str, JobKind] = {}
+        monkeypatch.setattr(runner_module, "KINDS", self._kinds)
+        self.published: list[str] = []
+        self.publish: Callable[[], None] = lambda: None
+        self.retention = 1000.0
+        self.store = Store(root)
+        self.runner = self._make()
+
+    def _make(self) -> JobRunner:
+        crew = Crew(ThreadPoolExecutor(2), lambda: 2)
+        environment = Environment(str(self._root), "models", None, {})
+        publishers = {f"verb{number}": self._publisher for number in range(100)}
+        return JobRunner(self.store, crew, environment, publishers, self.retention, AT_ONCE)
+
+    def restart(self) -> None:
+        self.runner.stop(0)
+        self.store.close()
+        self.store = Store(self._root)
+        self.runner = self._make()
+
+    def _publisher(self, finished: Finished) -> Callable[[], str]:
+        def record() -> str:
+            self.publish()
+            self.published.append(finished.operation.id)
+            return f"results/{finished.operation.id}"
+
+        return record
+
+    def submit(self, drive: Drive, time_limit: float | None = None) -> str:
+        name = f"operation{len(self._kinds)}"
+        verb = f"verb{len(self._kinds)}"
+        self._kinds[verb] = JobKind(drive, {})
+        self.store.operations.create(NewOperation(name, verb, "target", time_limit=time_limit))
+        self.runner.submit(name)
         return name
 
-    def run(self, work: Work) -> Operation:
-        return self.operations.wait(self.submit(work), 20)
+    def wait(self, name: str) -> Operation:
+        return self.store.operations.wait(name, 20)
+
+    def run(self, drive: Drive) -> Operation:
+        return self.wait(self.submit(drive))
+
+    def until(self, name: str, state: State) -> None:
+        deadline = time.monotonic() + 20
+        while self.store.operations.get(name).state is not state:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @pytest.fixture
-def jobs(tmp_path: Path, open_database: Callable[[], Database]) -> Iterator[Jobs]:
-    started = Jobs(tmp_path, open_database())
-    yield started
-    started.runner.stop(0)
+def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
+    made = Jobs(tmp_path, monkeypatch)
+    made.runner.start()
+    yield made
+    made.runner.stop(0)
+    made.store.close()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def endless(context: JobContext) -> Callable[[], str]:
+def endless(job: Job) -> Outcome:
+    """Runs until it is cancelled or the server stops, as `Job.map` does."""
     while True:
-        context.cancellation.raise_if_cancelled()
+        job._cancellation.raise_if_cancelled()
+        if job._stopping():
+            raise Interrupted
         time.sleep(0.01)
 
 
-def test_a_job_succeeds_with_the_name_of_its_result(jobs: Jobs) -> None:
-    operation = jobs.run(lambda _context: lambda: "results/1")
-    assert (operation.state, operation.result) == (State.SUCCEEDED, "results/1")
+def test_an_operation_succeeds_with_the_name_of_its_result(jobs: Jobs) -> None:
+    operation = jobs.run(lambda _job: DONE)
+    assert (operation.state, operation.result) == (State.SUCCEEDED, f"results/{operation.id}")
 
 
-def test_jobs_run_in_the_order_in_which_they_came(jobs: Jobs) -> None:
+def test_a_short_operation_does_not_wait_for_a_long_one(jobs: Jobs) -> None:
+    long = jobs.submit(endless)
+    jobs.until(long, State.RUNNING)
+    assert jobs.run(lambda _job: DONE).state is State.SUCCEEDED
+    assert jobs.store.operations.get(long).state is State.RUNNING
+
+
+def test_operations_begin_in_the_order_in_which_they_came(jobs: Jobs) -> None:
+    blockers = [jobs.submit(endless) for _ in range(AT_ONCE)]
+    for blocker in blockers:
+        jobs.until(blocker, State.RUNNING)
     order: list[int] = []
 
-    def job(number: int) -> Work:
-        return lambda _context: lambda: order.append(number) or f"results/{number}"  # type: ignore[func-returns-value]
+    def drive(number: int) -> Drive:
+        def append(_job: Job) -> Outcome:
+            order.append(number)
+            return DONE
 
-    names = [jobs.submit(job(number)) for number in range(5)]
-    for name in names:
-        assert jobs.operations.wait(name, 20).state is State.SUCCEEDED
+        return append
+
+    waiting = [jobs.submit(drive(number)) for number in range(5)]
+    jobs.runner.cancel(blockers[0])
+    for name in waiting:
+        assert jobs.wait(name).state is State.SUCCEEDED
     assert order == [0, 1, 2, 3, 4]
 
 
-def test_a_job_has_an_empty_folder_of_its_own_that_goes_with_it(jobs: Jobs) -> None:
-    seen: list[Path] = []
-
-    def job(context: JobContext) -> Callable[[], str]:
-        assert list(context.workspace.iterdir()) == []
-        (context.workspace / "spool").write_bytes(b"x")
-        seen.append(context.workspace)
-        raise invalid("X", "x")
-
-    assert jobs.run(job).state is State.FAILED
-    assert not seen[0].exists()
-
-
 def test_a_typed_error_is_how_the_operation_ends(jobs: Jobs) -> None:
-    def job(_context: JobContext) -> Callable[[], str]:
+    def drive(_job: Job) -> Outcome:
         raise OrtoscopeError(Code.FAILED_PRECONDITION, "ACTIVATION_NOT_FINITE", "unit 3", metadata={"unit": "3"})
 
-    error = jobs.run(job).error
+    error = jobs.run(drive).error
     assert error is not None
     assert (error.code, error.reason, error.metadata) == (
         Code.FAILED_PRECONDITION,
@@ -93,10 +140,10 @@ def test_a_typed_error_is_how_the_operation_ends(jobs: Jobs) -> None:
 
 
 def test_an_unexpected_error_tells_an_id_and_nothing_else(jobs: Jobs, caplog: pytest.LogCaptureFixture) -> None:
-    def job(_context: JobContext) -> Callable[[], str]:
+    def drive(_job: Job) -> Outcome:
         raise RuntimeError("/secret/path")
 
-    error = jobs.run(job).error
+    error = jobs.run(drive).error
     assert error is not None
     assert error.code is Code.INTERNAL
     assert "secret" not in error.message
@@ -106,80 +153,108 @@ def test_an_unexpected_error_tells_an_id_and_nothing_else(jobs: Jobs, caplog: py
 
 
 def test_a_full_disk_is_told_as_such_and_the_runner_goes_on(jobs: Jobs) -> None:
-    def job(_context: JobContext) -> Callable[[], str]:
+    def drive(_job: Job) -> Outcome:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    error = jobs.run(job).error
+    error = jobs.run(drive).error
     assert error is not None
     assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "DISK_FULL")
-    assert jobs.run(lambda _context: lambda: "results/1").state is State.SUCCEEDED
+    assert jobs.run(lambda _job: DONE).state is State.SUCCEEDED
 
 
 def test_a_result_that_cannot_be_recorded_fails_the_operation(jobs: Jobs) -> None:
-    def publish() -> str:
+    def refuse() -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    error = jobs.run(lambda _context: publish).error
+    jobs.publish = refuse
+    error = jobs.run(lambda _job: DONE).error
     assert error is not None
     assert error.reason == "DISK_FULL"
 
 
-def test_progress_is_recorded_at_the_ends_of_a_stage_and_now_and_then_between(jobs: Jobs) -> None:
-    seen: list[tuple[str, int]] = []
-    began = threading.Event()
-
-    def job(context: JobContext) -> Callable[[], str]:
-        began.wait(20)
-        for done in range(1001):
-            context.progress("activating", done, 1000)
-            operation = jobs.operations.get(context.operation_id)
-            seen.append((operation.stage, operation.done_items))
-        return lambda: "results/1"
-
-    name = jobs.submit(job)
-    began.set()
-    done = jobs.operations.wait(name, 20)
-    assert seen[0] == ("activating", 0)
-    assert (done.done_items, done.total_items) == (1000, 1000)
-    assert len(set(seen)) < 100
-
-
-def test_cancelling_stops_a_running_job_and_skips_a_waiting_one(jobs: Jobs) -> None:
+def test_cancelling_stops_a_running_operation_and_skips_a_waiting_one(jobs: Jobs) -> None:
+    blockers = [jobs.submit(endless) for _ in range(AT_ONCE)]
+    for blocker in blockers:
+        jobs.until(blocker, State.RUNNING)
     ran: list[str] = []
-    running = jobs.submit(endless)
-    waiting = jobs.submit(lambda _context: lambda: ran.append("waiting") or "results/1")  # type: ignore[func-returns-value]
-    until(lambda: jobs.operations.get(running).state is State.RUNNING)
+    waiting = jobs.submit(lambda _job: ran.append("waiting") or DONE)  # type: ignore[func-returns-value]
     jobs.runner.cancel(waiting)
-    assert jobs.operations.get(waiting).state is State.CANCELLED
-    jobs.runner.cancel(running)
-    ended = jobs.operations.wait(running, 20)
+    assert jobs.store.operations.get(waiting).state is State.CANCELLED
+    jobs.runner.cancel(blockers[0])
+    ended = jobs.wait(blockers[0])
     assert ended.state is State.CANCELLED
     assert ended.cancel_requested
     assert ended.error is not None
     assert ended.error.code is Code.CANCELLED
-    assert jobs.run(lambda _context: lambda: "results/2").state is State.SUCCEEDED
+    assert jobs.run(lambda _job: DONE).state is State.SUCCEEDED
     assert ran == []
 
 
-def test_stopping_lets_a_job_end_within_the_grace(jobs: Jobs) -> None:
+def test_a_deadline_that_passes_in_the_queue_never_starts_the_work(jobs: Jobs) -> None:
+    for blocker in [jobs.submit(endless) for _ in range(AT_ONCE)]:
+        jobs.until(blocker, State.RUNNING)
+    ran: list[str] = []
+    waiting = jobs.submit(lambda _job: ran.append("waiting") or DONE, time_limit=0.1)  # type: ignore[func-returns-value]
+    ended = jobs.wait(waiting)
+    assert (ended.state, ended.start_time) == (State.FAILED, None)
+    assert ended.error is not None
+    assert (ended.error.code, ended.error.reason) == (Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
+    assert ran == []
+
+
+def test_a_deadline_ends_what_runs(jobs: Jobs) -> None:
+    ended = jobs.wait(jobs.submit(endless, time_limit=0.2))
+    assert ended.state is State.FAILED
+    assert ended.error is not None
+    assert ended.error.reason == "DEADLINE_EXCEEDED"
+
+
+def test_stopping_lets_an_operation_end_within_the_grace(jobs: Jobs) -> None:
     began = threading.Event()
 
-    def job(_context: JobContext) -> Callable[[], str]:
+    def drive(_job: Job) -> Outcome:
         began.set()
         time.sleep(0.3)
-        return lambda: "results/1"
+        return DONE
 
-    name = jobs.submit(job)
+    name = jobs.submit(drive)
     began.wait(20)
     jobs.runner.stop(20)
-    assert jobs.operations.get(name).state is State.SUCCEEDED
+    assert jobs.store.operations.get(name).state is State.SUCCEEDED
 
 
-def test_stopping_interrupts_a_job_that_does_not_end(jobs: Jobs) -> None:
-    name, waiting = jobs.submit(endless), jobs.submit(endless)
-    until(lambda: jobs.operations.get(name).state is State.RUNNING)
-    jobs.runner.stop(0.1)
-    error = jobs.operations.get(name).error
-    assert error is not None
-    assert (error.code, error.reason) == (Code.ABORTED, "SERVER_RESTARTED")
-    assert jobs.operations.get(waiting).state is State.QUEUED
+def test_the_next_server_goes_on_with_what_ran_and_what_waited(jobs: Jobs) -> None:
+    again = threading.Event()
+
+    def drive(job: Job) -> Outcome:
+        return DONE if again.is_set() else endless(job)
+
+    names = [jobs.submit(drive) for _ in range(AT_ONCE + 2)]
+    jobs.until(names[0], State.RUNNING)
+    began = jobs.store.operations.get(names[0]).start_time
+    jobs.restart()
+    again.set()
+    jobs.runner.start()
+    for name in names:
+        assert jobs.wait(name).state is State.SUCCEEDED
+    assert jobs.store.operations.get(names[0]).start_time == began
+    assert sorted(jobs.published) == sorted(names)
+
+
+def test_what_was_cancelled_when_the_server_died_does_not_begin_again(jobs: Jobs) -> None:
+    name = jobs.submit(endless)
+    jobs.until(name, State.RUNNING)
+    jobs.store.operations.request_cancel(name)  # the server dies before the runner is told
+    jobs.restart()
+    assert jobs.store.operations.get(name).state is State.CANCELLED
+
+
+def test_old_records_are_forgotten_by_uptime_and_not_by_the_clock(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = jobs.run(lambda _job: DONE).id
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: 4e9)  # the clock jumps by decades
+        assert jobs.store.operations.expire(1000) == []
+    jobs.store.operations.add_uptime(1001)
+    new = jobs.run(lambda _job: DONE).id
+    assert jobs.store.operations.expire(1000) == [old]
+    assert jobs.store.operations.get(new).state is State.SUCCEEDED

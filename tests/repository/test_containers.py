@@ -1,19 +1,24 @@
 """Dockerfile, .dockerignore and docker-compose.yml keep what they promise, as far as that shows without an engine."""
 
 import fnmatch
+import functools
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+import yaml
+from dask_cluster import eventually, free_port
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,18 +95,23 @@ def test_the_kernels_are_compiled_into_the_volume_before_it_is_declared(
     assert names.index("USER") < warm_up < names.index("VOLUME")
 
 
-def test_the_command_of_the_image_is_one_that_the_server_has(final_stage: list[tuple[str, str]]) -> None:
-    assert json.loads(only(final_stage, "ENTRYPOINT")) == ["ortoscope-server"]
-    command, *options = json.loads(only(final_stage, "CMD"))
-    assert command == "serve"
+def missing_options(command: list[str]) -> list[str]:
+    """The options of a command line that the command of `ortoscope-server` does not have."""
+    name, *words = command
     shown = subprocess.run(
-        [sys.executable, "-m", "ortoscope_service", "serve", "--help"],
+        [sys.executable, "-m", "ortoscope_service", name, "--help"],
         check=True, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "200"},
     ).stdout  # fmt: skip
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
-    for option in options:
-        if option.startswith("--"):
-            assert re.search(rf"{option}\b", plain), f"`serve` has no {option}"
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    return [option for option in options if not re.search(rf"{option}(?![\w-])", plain)]
+
+
+def test_the_command_of_the_image_is_one_that_the_server_has(final_stage: list[tuple[str, str]]) -> None:
+    assert json.loads(only(final_stage, "ENTRYPOINT")) == ["ortoscope-server"]
+    command = json.loads(only(final_stage, "CMD"))
+    assert command[0] == "serve"
+    assert missing_options(command) == []
 
 
 @contextmanager
@@ -151,16 +161,116 @@ def compose_command() -> list[str]:
     pytest.skip("neither `docker compose` nor `docker-compose` is installed")
 
 
-@pytest.mark.parametrize("profiles", [(), ("gpu",)])
-def test_compose_accepts_the_file_and_every_service_stays_locked_down(profiles: tuple[str, ...]) -> None:
+def services(*profiles: str) -> dict[str, dict[str, Any]]:
+    """The services of docker-compose.yml as Compose understands them, by name."""
+    return composed(*profiles)["services"]
+
+
+@functools.cache
+def composed(*profiles: str) -> dict[str, Any]:
+    """docker-compose.yml as Compose understands it. Old versions show the services of all profiles."""
     chosen = [argument for profile in profiles for argument in ("--profile", profile)]
     shown = subprocess.run(
         [*compose_command(), "-f", ROOT / "docker-compose.yml", *chosen, "config"],
         check=True, capture_output=True, text=True, timeout=60,
     ).stdout  # fmt: skip
-    # Old versions show the services of all profiles.
-    services = len(re.findall(r"^  (?:ortoscope|gpu):$", shown, flags=re.MULTILINE))
-    assert services >= 1 + len(profiles)
-    for line in ("read_only: true", "no-new-privileges:true", "- ALL", "stop_grace_period: ", "127.0.0.1"):
-        assert shown.count(line) == services, line
-    assert "0.0.0.0" not in shown
+    return yaml.safe_load(shown)
+
+
+def published(service: dict[str, Any]) -> list[str]:
+    """The addresses on the host that a service is reached at."""
+    ports = service.get("ports", [])
+    return [port.split(":")[0] if isinstance(port, str) else port.get("host_ip", "") for port in ports]
+
+
+def paths(service: dict[str, Any]) -> dict[str, str]:
+    """What is mounted in a service, by its path there."""
+    volumes = [volume.split(":") if isinstance(volume, str) else None for volume in service["volumes"]]
+    if None in volumes:
+        return {volume["target"]: volume["source"] for volume in service["volumes"]}
+    return {volume[1]: volume[0] for volume in volumes if volume is not None}
+
+
+@pytest.mark.parametrize(
+    ("profile", "names"),
+    [("", {"ortoscope"}), ("gpu", {"gpu"}), ("cluster", {"cluster", "scheduler", "worker"})],
+)
+def test_compose_accepts_the_file_and_every_service_stays_locked_down(profile: str, names: set[str]) -> None:
+    found = services(*filter(None, [profile]))
+    assert names <= found.keys()
+    for name, service in found.items():
+        assert service["read_only"] is True, name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "stop_grace_period" in service, name
+        assert set(published(service)) <= {"127.0.0.1"}, name
+
+
+@pytest.mark.parametrize("name", ["cluster", "scheduler", "worker"])
+def test_the_members_of_the_cluster_are_told_what_their_commands_take(name: str) -> None:
+    command = services("cluster")[name]["command"]
+    assert command[0] == {"cluster": "serve", "scheduler": "cluster-scheduler", "worker": "cluster-worker"}[name]
+    assert missing_options(command) == []
+    given = dict(word.removeprefix("--").partition("=")[::2] for word in command[1:])
+    host = "0.0.0.0" if name == "scheduler" else "scheduler"
+    assert given["cluster"] == f"tls://{host}:8786"
+    files = {given["cluster-certificate"], given["cluster-key"], given["cluster-authority"]}
+    assert len(files) == 3
+    assert {str(Path(file).parent) for file in files} <= paths(services("cluster")[name]).keys()
+
+
+def test_the_members_of_the_cluster_are_reached_by_each_other_alone() -> None:
+    found = services("cluster")
+    assert composed("cluster")["networks"]["members"]["internal"] is True
+    assert "members" in found["cluster"]["networks"]
+    for name in ("scheduler", "worker"):
+        assert set(found[name]["networks"]) == {"members"}
+        assert published(found[name]) == []
+
+
+def test_workers_of_the_cluster_find_everything_where_the_service_says_it_is(
+    final_stage: list[tuple[str, str]],
+) -> None:
+    found = services("cluster")
+    worker, service = paths(found["worker"]), paths(found["cluster"])
+    assert {path: service[path] for path in worker} == worker
+    assert {"/models", "/datasets", "/store"} <= worker.keys()
+    assert found["worker"]["image"] == found["cluster"]["image"]
+    # What the image is told to serve is what the service of the cluster is told, its members apart.
+    words = [word for word in json.loads(only(final_stage, "CMD")) if word.startswith("--")]
+    assert set(words) <= {word.partition("=")[0] for word in found["cluster"]["command"]}
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_health_check_of_the_scheduler_tells_whether_it_runs(*, running: bool) -> None:
+    kind, python, *arguments, probe = services("cluster")["scheduler"]["healthcheck"]["test"]
+    assert (kind, python) == ("CMD", "python")
+    assert probe.count("127.0.0.1:8787") == 1
+    with dask_scheduler() if running else nullcontext("127.0.0.1:1") as address:
+        command = [sys.executable, *arguments, probe.replace("127.0.0.1:8787", address)]
+        finished = subprocess.run(command, check=False, timeout=60, capture_output=True)
+    assert (finished.returncode == 0) == running
+
+
+@contextmanager
+def dask_scheduler() -> Iterator[str]:
+    """A scheduler; yields where it tells its health."""
+    health = f"127.0.0.1:{free_port()}"
+    program = (
+        "from ortoscope_service.config import ClusterConfig\n"
+        "from ortoscope_service.jobs.cluster import run_cluster_scheduler\n"
+        f"run_cluster_scheduler(ClusterConfig('tcp://127.0.0.1:{free_port()}'), health='{health}')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as scheduler:
+        try:
+            eventually(lambda: is_open(health))
+            yield health
+        finally:
+            scheduler.kill()
+
+
+def is_open(address: str) -> bool:
+    """Whether something listens."""
+    host, _, port = address.partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0

@@ -16,7 +16,6 @@ from ortoscope_service.errors import Code, OrtoscopeError
 from ortoscope_service.runtime.cancellation import Cancellation
 from ortoscope_service.runtime.sessions import (
     Session,
-    SessionCache,
     SessionConfig,
     TensorInfo,
     check_installation,
@@ -261,6 +260,10 @@ class TestCancelling:
         cancellation.cancel()
         assert refusal(Session(endless()).run, {"x": np.zeros(1, np.float32)}, cancellation).code is Code.CANCELLED
 
+    def test_nothing_is_loaded_once_cancelled(self) -> None:
+        cancellation = Cancellation(time.monotonic() - 1)
+        assert refusal(Session, CNN, cancellation=cancellation).code is Code.DEADLINE_EXCEEDED
+
     def test_a_session_runs_again_after_it_was_stopped(self) -> None:
         session = Session(CNN)
         cancellation = Cancellation()
@@ -315,77 +318,6 @@ def test_memory_goes_back_after_a_run_unless_it_is_kept() -> None:
     assert resident_bytes() - before > 60e6
     session.run(feeds)
     assert resident_bytes() - before < 20e6
-
-
-class TestCache:
-    def test_a_session_is_made_once(self) -> None:
-        cache = SessionCache()
-        made: list[Session] = []
-
-        def make() -> Session:
-            made.append(Session(CNN))
-            return made[-1]
-
-        assert cache.get("a", make) is cache.get("a", make)
-        assert len(made) == 1
-        assert cache.get("b", make) is not made[0]
-
-    def test_the_least_recently_used_is_dropped(self) -> None:
-        cache = SessionCache(capacity=2)
-        first = cache.get(1, lambda: Session(CNN))
-        second = cache.get(2, lambda: Session(CNN))
-        assert cache.get(1, lambda: Session(CNN)) is first
-        cache.get(3, lambda: Session(CNN))
-        assert cache.get(1, lambda: Session(CNN)) is first
-        assert cache.get(2, lambda: Session(CNN)) is not second
-
-    def test_threads_that_want_the_same_session_wait_for_one_creation(self) -> None:
-        cache = SessionCache()
-        made: list[int] = []
-        got: list[Session] = []
-
-        def make() -> Session:
-            made.append(1)
-            time.sleep(0.05)
-            return Session(CNN)
-
-        threads = [threading.Thread(target=lambda: got.append(cache.get("a", make))) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(made) == 1
-        assert len(got) == 8
-        assert all(session is got[0] for session in got)
-
-    def test_making_one_session_does_not_block_another(self) -> None:
-        cache = SessionCache()
-        release = threading.Event()
-
-        def slow() -> Session:
-            release.wait(10)
-            return Session(CNN)
-
-        thread = threading.Thread(target=cache.get, args=("slow", slow))
-        thread.start()
-        cache.get("quick", lambda: Session(CNN))
-        release.set()
-        thread.join()
-
-    def test_a_failed_creation_is_tried_again(self) -> None:
-        cache = SessionCache()
-        assert refusal(cache.get, "a", lambda: Session(b"garbage")).reason == "NOT_ONNX"
-        assert cache.get("a", lambda: Session(CNN)).run({"image": IMAGE})
-
-    def test_clearing_forgets(self) -> None:
-        cache = SessionCache()
-        first = cache.get("a", lambda: Session(CNN))
-        cache.clear()
-        assert cache.get("a", lambda: Session(CNN)) is not first
-
-    def test_a_cache_of_nothing_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="at least 1"):
-            SessionCache(0)
 
 
 class TestInstallation:

@@ -32,19 +32,18 @@ def test_quantile_equals_numpy_to_the_last_bit_however_the_stream_is_cut(seed, i
     np.testing.assert_array_equal(largest.quantile(position), expected)
 
 
-@given(seed=st.integers(0, 10_000), cut=st.integers(0, 300), plateau=st.booleans())
-def test_merging_two_halves_equals_one_stream(seed, cut, plateau):
-    values = _stream(seed, 300, 2, 30, plateau)
-    position = QuantilePosition.of(0.99, 300 * 30)
-    whole, left, right = (LargestValues(2, position.depth) for _ in range(3))
-    whole.update(values)
-    left.update(values[:cut])
-    right.update(values[cut:])
-    left = LargestValues.from_arrays(left.to_arrays())
-    left.merge(right)
-    np.testing.assert_array_equal(left.quantile(position), whole.quantile(position))
-    np.testing.assert_array_equal(left.minimum, whole.minimum)
-    np.testing.assert_array_equal(left.maximum, whole.maximum)
+@given(seed=st.integers(0, 10_000), depth=st.integers(1, 40), plateau=st.booleans())
+def test_with_a_bound_what_is_above_it_is_kept_and_what_is_equal_to_it_is_counted(seed, depth, plateau):
+    values = _stream(seed, 20, 3, 30, plateau)
+    bound = values[0, :, 0].copy()
+    largest = LargestValues(3, depth, bound)
+    for start in range(0, 20, 7):
+        largest.update(values[start : start + 7])
+    for unit in range(3):
+        everything = np.sort(values[:, unit].ravel())
+        above = everything[everything > bound[unit]]
+        np.testing.assert_array_equal(np.sort(largest.kept(unit)), above[-depth:])
+        assert largest.at_bound[unit] == (everything == bound[unit]).sum()
 
 
 def test_floor_never_exceeds_the_final_quantile_and_lets_maps_be_dropped():

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from ortoscope.gradients import TensorGradient as TensorGradient
     from ortoscope.models import Model as Model
     from ortoscope.models import Tap as Tap
+    from ortoscope.operation_collection import Operations as Operations
     from ortoscope.operations import Operation as Operation
     from ortoscope.tables import Table as Table
 
@@ -90,6 +91,7 @@ _HOME = {
     "examples": ("Example", "ExampleSet", "UnitExamples"),
     "gradients": ("Gradients", "Objective", "TensorGradient"),
     "models": ("Model", "Tap"),
+    "operation_collection": ("Operations",),
     "operations": ("Operation",),
     "tables": ("Table",),
 }

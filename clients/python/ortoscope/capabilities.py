@@ -39,6 +39,9 @@ class Limits:
     max_attributions_per_request: int
     """Most items times selections in one AttributeClasses request."""
 
+    operation_retention_seconds: int
+    """How long the record of an operation is kept after it ended, in seconds that the server runs."""
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -79,5 +82,6 @@ class Capabilities:
                 default_deadline_seconds=limits.default_deadline_seconds,
                 max_pending_operations=limits.max_pending_operations,
                 max_attributions_per_request=limits.max_attributions_per_request,
+                operation_retention_seconds=limits.operation_retention_seconds,
             ),
         )

@@ -135,6 +135,9 @@ def open_channel(target: Target, tls: TLS | bool | None) -> grpc.Channel:
         ("grpc.enable_retries", 1),
         ("grpc.service_config", SERVICE_CONFIG),
         ("grpc.primary_user_agent", "ortoscope-python"),
+        # A server that was away is back within seconds for those who wait for it; by default it may take two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 500),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
     ]
     if target.local:
         options.append(("grpc.enable_http_proxy", 0))
@@ -152,6 +155,7 @@ def open_channel(target: Target, tls: TLS | bool | None) -> grpc.Channel:
 _IDEMPOTENT = {
     "ortoscope.v1.Activations": (
         "Activate",
+        "DeleteExampleSet",
         "FindExamples",
         "GetExampleSet",
         "ListExampleSets",

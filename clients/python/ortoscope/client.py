@@ -5,9 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from google.longrunning import operations_pb2
-
-from ortoscope import blobs, operations, resource_names
+from ortoscope import blobs, resource_names
 from ortoscope.capabilities import Capabilities
 from ortoscope.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, Timeouts, open_channel, parse_target
 from ortoscope.datasets import Dataset, DatasetTable, ValidationReport, validate
@@ -15,6 +13,7 @@ from ortoscope.dissections import Dissection
 from ortoscope.examples import ExampleSet
 from ortoscope.files import write_file
 from ortoscope.models import Model, ModelEntry, model_table
+from ortoscope.operation_collection import Operations
 from ortoscope.operations import Operation
 from ortoscope.rpcs import Rpcs, all_pages
 from ortoscope.tables import Column, Table
@@ -109,18 +108,18 @@ class Ortoscope:
         """
         return validate(self.rpcs, resource_names.dataset(dataset), max_findings=max_findings)
 
-    def operations(self, *, done: bool | None = None) -> Table[Operation[Any]]:
-        """Lists the operations.
-
-        Args:
-            done: Only those that have ended, or only those that have not; None: all.
-        """
-        return operations.list_operations(self.rpcs, done=done)
+    @property
+    def operations(self) -> Operations:
+        """The operations: calling it lists them, its methods get, wait for, cancel, delete and clean them up."""
+        return Operations(self.rpcs)
 
     def operation(self, name: str) -> Operation[Any]:
-        """Gets an operation by its name; also one that another client started."""
-        request = operations_pb2.GetOperationRequest(name=resource_names.operation(name))
-        return Operation(self.rpcs, self.rpcs.get_operation(request))
+        """Gets an operation by its name; also one that another client started.
+
+        Raises:
+            NotFound: UNKNOWN_OPERATION.
+        """
+        return self.operations.get(name)
 
     def dissections(self) -> Table[Dissection]:
         """Lists the dissections that the server keeps, newest first."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ortoscope import blobs, resource_names
 from ortoscope.arrays import Bool, DissectionArrays, Float64, Int64, TopImages, load_npz
+from ortoscope.durations import Duration, time_limit_message
 from ortoscope.errors import InvalidArgument
 from ortoscope.files import PROVENANCE, check_result_folder, write_result
 from ortoscope.labels import tally_csv
@@ -280,6 +281,7 @@ def start_dissection(
     iou_threshold: float,
     splits: Sequence[str],
     examples_per_unit: int,
+    time_limit: Duration | None,
 ) -> Operation[Dissection]:
     """Starts a dissection.
 
@@ -292,9 +294,10 @@ def start_dissection(
         iou_threshold: The IoU above which a unit counts as a detector; 0: the server's default.
         splits: Only images of these splits; all if empty.
         examples_per_unit: Top images kept for each unit; 0: the server's default.
+        time_limit: Longest time from now to the end, waiting included; None: as long as it takes.
 
     Raises:
-        OrtoscopeError: As Dissections.CreateDissection.
+        OrtoscopeError: As Dissections.CreateDissection; DURATION_INVALID.
     """
     spec = dissections_pb2.DissectionSpec(
         tap=tap,
@@ -305,7 +308,9 @@ def start_dissection(
         splits=splits,
         examples_per_unit=examples_per_unit,
     )
-    request = dissections_pb2.CreateDissectionRequest(spec=spec, request_id=str(uuid4()))
+    request = dissections_pb2.CreateDissectionRequest(
+        spec=spec, request_id=str(uuid4()), time_limit=time_limit_message(time_limit)
+    )
     return Operation(rpcs, rpcs.create_dissection(request))
 
 

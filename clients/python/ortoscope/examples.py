@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from ortoscope import blobs, resource_names
 from ortoscope.arrays import ExampleArrays, load_npz
+from ortoscope.durations import Duration, time_limit_message
 from ortoscope.errors import InvalidArgument
 from ortoscope.files import PROVENANCE, check_result_folder, write_result
 from ortoscope.messages import provenance_record
@@ -154,6 +155,11 @@ class ExampleSet:
         with shown(progress, "report") as show:
             return self._save(Path(folder), show)
 
+    def delete(self) -> None:
+        """Deletes it on the server."""
+        request = activations_pb2.DeleteExampleSetRequest(name=self.name, request_id=str(uuid4()))
+        self._rpcs.delete_example_set(request)
+
     @cached_property
     def _arrays_file(self) -> bytes:
         return blobs.download_bytes(self._rpcs, self.proto.arrays)
@@ -183,7 +189,14 @@ class ExampleSet:
 
 
 def start_examples(
-    rpcs: Rpcs, tap: str, dataset: str, *, count: int, rank: Rank, splits: Sequence[str]
+    rpcs: Rpcs,
+    tap: str,
+    dataset: str,
+    *,
+    count: int,
+    rank: Rank,
+    splits: Sequence[str],
+    time_limit: Duration | None,
 ) -> Operation[ExampleSet]:
     """Starts the search for examples.
 
@@ -194,9 +207,10 @@ def start_examples(
         count: Examples per unit at either end; 0: the server's default.
         rank: The number that images are ranked by.
         splits: Only images of these splits; all if empty.
+        time_limit: Longest time from now to the end, waiting included; None: as long as it takes.
 
     Raises:
-        OrtoscopeError: As Activations.FindExamples; RANK_UNKNOWN.
+        OrtoscopeError: As Activations.FindExamples; RANK_UNKNOWN, DURATION_INVALID.
     """
     if rank not in RANKS:
         raise InvalidArgument(
@@ -206,7 +220,9 @@ def start_examples(
             metadata={"rank": str(rank)},
         )
     spec = activations_pb2.ExamplesSpec(tap=tap, dataset=dataset, count=count, reduction=RANKS[rank], splits=splits)
-    request = activations_pb2.FindExamplesRequest(spec=spec, request_id=str(uuid4()))
+    request = activations_pb2.FindExamplesRequest(
+        spec=spec, request_id=str(uuid4()), time_limit=time_limit_message(time_limit)
+    )
     return Operation(rpcs, rpcs.find_examples(request))
 
 

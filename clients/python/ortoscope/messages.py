@@ -21,6 +21,10 @@ KNOWN_IN_ANY: tuple[type[Message], ...] = (
 """What an operation's Any fields may hold."""
 
 
+RUN_FIELDS = ("start_time", "end_time")
+"""Fields of a Provenance that tell of one run, not of its result."""
+
+
 def to_json(message: Message, *, every_field: bool = False) -> dict[str, Any]:
     """The canonical proto3 JSON of a message, with the names as they are in the .proto (snake_case).
 
@@ -35,14 +39,24 @@ def to_json(message: Message, *, every_field: bool = False) -> dict[str, Any]:
 
 
 def provenance_record(name: str, spec: Message, provenance: Message) -> dict[str, Any]:
-    """What `provenance.json` says: every field of the Provenance, the result's name, and what was asked.
+    """What `provenance.json` says: every field of the Provenance, and what was asked.
+
+    What differs between two runs with the same result stands under `run`: the result's name and the times. Everything
+    else is the same in both.
 
     Args:
         name: Resource name of the result.
         spec: What was asked, with every default filled in.
         provenance: The Provenance.
     """
-    return {"result": name, **to_json(provenance, every_field=True), "spec": to_json(spec, every_field=True)}
+    facts = to_json(provenance, every_field=True)
+    run = {"result": name, **{field: facts[field] for field in RUN_FIELDS if field in facts}}
+    return {**lasting(provenance), "spec": to_json(spec, every_field=True), "run": run}
+
+
+def lasting(provenance: Message) -> dict[str, Any]:
+    """Every field of a Provenance that two runs with the same result have in common."""
+    return {name: value for name, value in to_json(provenance, every_field=True).items() if name not in RUN_FIELDS}
 
 
 def to_datetime(timestamp: Timestamp) -> datetime | None:

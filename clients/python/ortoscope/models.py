@@ -13,6 +13,7 @@ from ortoscope.activations import Activations, Reduce, Selection, TapActivations
 from ortoscope.attributions import Attributions, Per
 from ortoscope.datasets import Dataset
 from ortoscope.dissections import Dissection
+from ortoscope.durations import Duration
 from ortoscope.errors import InvalidArgument
 from ortoscope.examples import ExampleSet, Rank
 from ortoscope.gradients import GradientReduce, Gradients, Objective
@@ -211,7 +212,13 @@ class Tap:
         )
 
     def examples(
-        self, dataset: str | Dataset, *, count: int = 0, rank: Rank = "max", splits: Sequence[str] = ()
+        self,
+        dataset: str | Dataset,
+        *,
+        count: int = 0,
+        rank: Rank = "max",
+        splits: Sequence[str] = (),
+        time_limit: Duration | None = None,
     ) -> Operation[ExampleSet]:
         """Starts the search for the images of a dataset that activate each unit most and least.
 
@@ -220,6 +227,8 @@ class Tap:
             count: Images per unit at either end; 0 stands for 10.
             rank: The number that images are ranked by: a unit's largest value, mean or smallest value over all sites.
             splits: Only images of these splits; all if empty.
+            time_limit: Longest time from now to the end, waiting included: a timedelta, seconds, or text such as "2h";
+                it then ends with DEADLINE_EXCEEDED. None: as long as it takes.
 
         Returns:
             The operation; its `result()` is an `ExampleSet`.
@@ -228,7 +237,9 @@ class Tap:
             OrtoscopeError: As Activations.FindExamples.
         """
         name = _dataset_name(dataset)
-        return examples.start_examples(self._rpcs, self.name, name, count=count, rank=rank, splits=splits)
+        return examples.start_examples(
+            self._rpcs, self.name, name, count=count, rank=rank, splits=splits, time_limit=time_limit
+        )
 
     def dissect(
         self,
@@ -239,6 +250,7 @@ class Tap:
         iou_threshold: float = 0.0,
         splits: Sequence[str] = (),
         examples_per_unit: int = 0,
+        time_limit: Duration | None = None,
     ) -> Operation[Dissection]:
         """Starts a dissection: which labelled concept each unit detects (Bau, Zhou et al. 2017).
 
@@ -249,6 +261,8 @@ class Tap:
             iou_threshold: The IoU above which a unit counts as a detector; 0 stands for 0.04.
             splits: Only images of these splits; all if empty.
             examples_per_unit: Top images kept for each unit, with their masks; 0 stands for 5.
+            time_limit: Longest time from now to the end, waiting included: a timedelta, seconds, or text such as "2h";
+                it then ends with DEADLINE_EXCEEDED. None: as long as it takes.
 
         Returns:
             The operation; its `result()` is a `Dissection`.
@@ -265,6 +279,7 @@ class Tap:
             iou_threshold=iou_threshold,
             splits=splits,
             examples_per_unit=examples_per_unit,
+            time_limit=time_limit,
         )
 
     def __repr__(self) -> str:

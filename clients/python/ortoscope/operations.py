@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from html import escape
 from typing import Any, Generic, TypeVar, cast
 
@@ -10,11 +11,18 @@ from google.longrunning import operations_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from ortoscope import resource_names
-from ortoscope.errors import DeadlineExceeded, FailedPrecondition, OrtoscopeError, Unimplemented, from_status
+from ortoscope.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    OrtoscopeError,
+    Unavailable,
+    Unimplemented,
+    from_status,
+)
 from ortoscope.messages import to_datetime
-from ortoscope.progress import Progress, shown, text_of
-from ortoscope.rpcs import Rpcs, all_pages
-from ortoscope.tables import Column, Table
+from ortoscope.patience import GIVE_UP_AFTER, Patience
+from ortoscope.progress import Display, Progress, shown, text_of
+from ortoscope.rpcs import Rpcs
 from ortoscope.v1 import activations_pb2, dissections_pb2
 from ortoscope.v1 import operations_pb2 as metadata_pb2
 
@@ -31,7 +39,7 @@ _PAUSE_SECONDS = 0.5
 
 
 class Operation(Generic[T_co]):
-    """Work that the server does on its own: it outlives the client, the connection and a restart of the client.
+    """Work that the server does on its own: it outlives the client, the connection and a restart of the server.
 
     Attributes:
         proto: The google.longrunning.Operation as the server last sent it; `refresh` asks anew.
@@ -69,6 +77,30 @@ class Operation(Generic[T_co]):
         return to_datetime(self.metadata.create_time)
 
     @property
+    def start_time(self) -> datetime | None:
+        """When work on it began."""
+        return to_datetime(self.metadata.start_time)
+
+    @property
+    def end_time(self) -> datetime | None:
+        """When it ended."""
+        return to_datetime(self.metadata.end_time)
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When it ends with DEADLINE_EXCEEDED unless it is done; None without a time limit."""
+        return to_datetime(self.metadata.deadline)
+
+    @property
+    def estimated_time_left(self) -> timedelta | None:
+        """How much longer it will run, as the server last estimated; None while nothing is known."""
+        metadata = self.metadata
+        if not metadata.HasField("estimated_time_left"):
+            return None
+        left: timedelta = metadata.estimated_time_left.ToTimedelta()
+        return left
+
+    @property
     def error(self) -> OrtoscopeError | None:
         """Why it failed, if it did."""
         return from_status(self.proto.error) if self.proto.HasField("error") else None
@@ -78,33 +110,41 @@ class Operation(Generic[T_co]):
         self.proto = self._rpcs.get_operation(operations_pb2.GetOperationRequest(name=self.name))
         return self
 
-    def wait(self, timeout: float | None = None, *, progress: bool | Progress = False) -> "Operation[T_co]":
+    def wait(
+        self, timeout: float | None = None, *, progress: bool | Progress = False, give_up_after: float = GIVE_UP_AFTER
+    ) -> "Operation[T_co]":
         """Waits until it has ended, in whatever way.
 
-        An interrupt (Ctrl-C) ends the waiting, not the operation.
+        A server that does not answer is asked again: it may be restarting, and the operation outlives that. An
+        interrupt (Ctrl-C) ends the waiting, not the operation.
 
         Args:
             timeout: Most seconds to wait; None: as long as it takes.
             progress: True shows progress on stderr or in the notebook; a function is told of it.
+            give_up_after: Seconds without any answer after which to give up; 0: at once.
 
         Raises:
-            DeadlineExceeded: It had not ended in time; it goes on.
+            DeadlineExceeded: OPERATION_NOT_DONE: it had not ended in time; it goes on.
+            Unavailable: SERVER_UNREACHABLE: the server did not answer for too long.
             OrtoscopeError: As Operations.WaitOperation.
         """
         with shown(progress, self.metadata.verb or self.name) as show:
-            return self._wait(timeout, show)
+            return self._wait(timeout, show, Patience(self._rpcs.target, give_up_after))
 
-    def result(self, timeout: float | None = None, *, progress: bool | Progress = False) -> T_co:
+    def result(
+        self, timeout: float | None = None, *, progress: bool | Progress = False, give_up_after: float = GIVE_UP_AFTER
+    ) -> T_co:
         """Waits until it has ended, and gives what it made.
 
         Args:
             timeout: As for `wait`.
             progress: As for `wait`.
+            give_up_after: As for `wait`.
 
         Raises:
             OrtoscopeError: Why it failed, or as `wait`.
         """
-        self.wait(timeout, progress=progress)
+        self.wait(timeout, progress=progress, give_up_after=give_up_after)
         error = self.error
         if error is not None:
             raise error
@@ -118,39 +158,49 @@ class Operation(Generic[T_co]):
         """Removes the record of it; its result, if it has one, is kept."""
         self._rpcs.delete_operation(operations_pb2.DeleteOperationRequest(name=self.name))
 
-    def _wait(self, timeout: float | None, show: Progress) -> "Operation[T_co]":
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def _wait(self, timeout: float | None, show: Display, patience: Patience) -> "Operation[T_co]":
+        until = None if timeout is None else time.monotonic() + timeout
         poll = _FIRST_POLL_SECONDS
         while True:
             metadata = self.metadata
-            show(metadata.stage or self.state, metadata.done_items, metadata.total_items)
+            show(metadata.stage or self.state, metadata.done_items, metadata.total_items, seconds_left(self))
             if self.done:
                 return self
-            left = poll if deadline is None else min(poll, deadline - time.monotonic())
+            left = poll if until is None else min(poll, until - time.monotonic())
             if left <= 0:
                 raise DeadlineExceeded(
                     f"{self.name} had not ended after {timeout:g} s; it goes on.",
                     reason="OPERATION_NOT_DONE",
                     metadata={"operation": self.name},
                 )
-            duration = Duration()
-            duration.FromMilliseconds(max(1, round(left * 1000)))
-            request = operations_pb2.WaitOperationRequest(name=self.name, timeout=duration)
             asked = time.monotonic()
-            self.proto = self._rpcs.wait_operation(request)
+            call = partial(self._rpcs.wait_operation, self._wait_request(left))
+            try:
+                self.proto = patience.ask(call, lambda words: show(words, 0, 0), until=until)
+            except Unavailable:
+                if until is None or time.monotonic() < until:
+                    raise
+                continue
             if not self.done:  # a server with many waiting answers sooner than it was asked to
                 time.sleep(max(0.0, min(left - (time.monotonic() - asked), _PAUSE_SECONDS)))
             poll = min(poll * 1.5, _LAST_POLL_SECONDS)
 
+    def _wait_request(self, seconds: float) -> Any:
+        duration = Duration()
+        duration.FromMilliseconds(max(1, round(seconds * 1000)))
+        return operations_pb2.WaitOperationRequest(name=self.name, timeout=duration)
+
     def describe(self) -> str:
-        """What it does, how far it is, and why it failed if it did, in lines."""
+        """What it does, how far it is, how long it will still take, and why it failed if it did, in lines."""
         metadata = self.metadata
-        lines = [
-            f"{self.name}: {metadata.verb} {self._about()}",
-            f"{self.state}, {text_of(metadata.stage, metadata.done_items, metadata.total_items)}",
-        ]
-        times = (("created", metadata.create_time), ("started", metadata.start_time), ("ended", metadata.end_time))
-        lines += [f"{name} {time:%Y-%m-%d %H:%M:%S} UTC" for name, stamp in times if (time := to_datetime(stamp))]
+        lines = [f"{self.name}: {metadata.verb} {subject(self)}", f"{self.state}, {self._progress()}"]
+        times = (
+            ("created", self.create_time),
+            ("started", self.start_time),
+            ("ended", self.end_time),
+            ("must end by", self.deadline),
+        )
+        lines += [f"{name} {moment:%Y-%m-%d %H:%M:%S} UTC" for name, moment in times if moment]
         if metadata.cancel_requested and not self.done:
             lines.append("it was asked to cancel")
         if self.error is not None:
@@ -158,22 +208,41 @@ class Operation(Generic[T_co]):
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        metadata = self.metadata
-        amount = text_of(metadata.stage, metadata.done_items, metadata.total_items)
-        return f"<Operation {self.name}: {metadata.verb} {self._about()}, {self.state}, {amount}>"
+        return f"<Operation {self.name}: {self.metadata.verb} {subject(self)}, {self.state}, {self._progress()}>"
 
     def _repr_html_(self) -> str:
         metadata = self.metadata
-        amount = text_of(metadata.stage, metadata.done_items, metadata.total_items)
         bar = f'<progress max="{metadata.total_items or 1}" value="{metadata.done_items}"></progress> '
-        what = escape(f"{metadata.verb} {self._about()}: {self.state}, {amount}")
+        what = escape(f"{metadata.verb} {subject(self)}: {self.state}, {self._progress()}")
         return f"<p><code>{escape(self.name)}</code><br>{bar}{what}</p>"
 
-    def _about(self) -> str:
+    def _progress(self) -> str:
         metadata = self.metadata
-        model = resource_names.short_model(resource_names.version_of_tap(metadata.target))
-        dataset = resource_names.short_dataset(metadata.dataset)
-        return f"{model} {resource_names.short_tap(metadata.target)}" + (f" on {dataset}" if dataset else "")
+        return text_of(metadata.stage, metadata.done_items, metadata.total_items, seconds_left(self))
+
+
+def seconds_left(operation: Operation[Any]) -> float | None:
+    """How many seconds an operation will still take, as the server last estimated."""
+    left = operation.estimated_time_left
+    return None if left is None else left.total_seconds()
+
+
+def subject(operation: Operation[Any]) -> str:
+    """What an operation works on, as people write it: model, tap and dataset."""
+    metadata = operation.metadata
+    model = resource_names.short_model(resource_names.version_of_tap(metadata.target))
+    dataset = resource_names.short_dataset(metadata.dataset)
+    return f"{model} {resource_names.short_tap(metadata.target)}" + (f" on {dataset}" if dataset else "")
+
+
+def result_name(operation: Any) -> str:
+    """Resource name of what a google.longrunning.Operation made; empty if it made nothing that this client knows."""
+    for kind in (dissections_pb2.Dissection, activations_pb2.ExampleSet):
+        if operation.response.Is(kind.DESCRIPTOR):
+            message: Any = kind()
+            operation.response.Unpack(message)
+            return str(message.name)
+    return ""
 
 
 def result_of(rpcs: Rpcs, operation: Any) -> Any:
@@ -208,48 +277,4 @@ def result_of(rpcs: Rpcs, operation: Any) -> Any:
         f"{operation.name} made a {response.type_url}, which this client does not know; install a newer one.",
         reason="RESULT_TYPE_UNKNOWN",
         metadata={"type": response.type_url},
-    )
-
-
-def list_operations(rpcs: Rpcs, *, done: bool | None = None) -> Table[Operation[Any]]:
-    """Lists the server's operations.
-
-    Args:
-        rpcs: The calls.
-        done: Only those that have ended, or only those that have not; None: all.
-    """
-    response = all_pages(rpcs.list_operations, list_request(done=done))
-    return operation_table(rpcs, response)
-
-
-def list_request(*, done: bool | None) -> Any:
-    """The request for operations that have ended, that have not, or all."""
-    condition = "" if done is None else f"done={str(done).lower()}"
-    return operations_pb2.ListOperationsRequest(name="operations", filter=condition)
-
-
-def operation_table(rpcs: Rpcs, response: Any) -> Table[Operation[Any]]:
-    """The operations of a ListOperationsResponse."""
-
-    def amount(operation: Operation[Any]) -> str:
-        metadata = operation.metadata
-        return f"{metadata.done_items}/{metadata.total_items}" if metadata.total_items else ""
-
-    return Table(
-        (Operation[Any](rpcs, entry) for entry in response.operations),
-        (
-            Column("operation", lambda operation: operation.name),
-            Column("what", lambda operation: operation.metadata.verb),
-            Column("state", lambda operation: operation.state),
-            Column("done", amount, numeric=True),
-            Column(
-                "model",
-                lambda operation: resource_names.short_model(resource_names.version_of_tap(operation.metadata.target)),
-            ),
-            Column("tap", lambda operation: resource_names.short_tap(operation.metadata.target)),
-            Column("dataset", lambda operation: resource_names.short_dataset(operation.metadata.dataset)),
-            Column("created", lambda operation: operation.create_time and f"{operation.create_time:%Y-%m-%d %H:%M:%S}"),
-        ),
-        title=f"{len(response.operations)} operation{'' if len(response.operations) == 1 else 's'}",
-        names=lambda operation: (operation.name,),
     )

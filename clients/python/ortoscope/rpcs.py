@@ -181,6 +181,10 @@ class Rpcs:
         """Activations.ListExampleSets."""
         return self._unary(self._activations.ListExampleSets, request, self.timeouts.call)
 
+    def delete_example_set(self, request: activations_pb2.DeleteExampleSetRequest) -> empty_pb2.Empty:
+        """Activations.DeleteExampleSet."""
+        return self._unary(self._activations.DeleteExampleSet, request, self.timeouts.call)
+
     def list_unit_examples(
         self, request: activations_pb2.ListUnitExamplesRequest
     ) -> activations_pb2.ListUnitExamplesResponse:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ortoscope_service.errors import invalid
 from ortoscope_service.graph.taps import Tap
 from ortoscope_service.runtime.cancellation import Cancellation
-from ortoscope_service.runtime.sessions import Session
+from ortoscope_service.runtime.sessions import RunnableSession
 
 Array = NDArray[Any]
 
@@ -132,7 +132,7 @@ def checked_site(site: tuple[int, ...], shape: tuple[int, ...], tap: Tap, field:
 
 
 def run_taps(
-    session: Session,
+    session: RunnableSession,
     feeds: Mapping[str, Array],
     fixed_batch: int = 0,
     cancellation: Cancellation | None = None,

@@ -24,7 +24,7 @@ from ortoscope_service.graph.slicing import head
 from ortoscope_service.graph.taps import Tap
 from ortoscope_service.models.repository import ModelVersion
 from ortoscope_service.runtime.cancellation import Cancellation
-from ortoscope_service.runtime.sessions import Session
+from ortoscope_service.runtime.sessions import RunnableSession
 
 Array = NDArray[Any]
 Index = tuple[int | slice, ...]
@@ -141,7 +141,7 @@ def tangent_graph(version: ModelVersion, target: Target, tap: Tap, relaxations: 
 
 
 def attribute_classes(
-    session: Session,
+    session: RunnableSession,
     parts: Parts,
     classes_axis: int,
     activation: Array,

@@ -1,7 +1,8 @@
 """The images of a dataset that activate each unit of a tap most and least: one pass, all units."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,35 @@ class Examples:
     """Extent of each site axis."""
 
 
+@dataclass(frozen=True)
+class ShardRanking:
+    """The examples of every unit among the images of a shard; mergeable."""
+
+    most: TopK
+    """Those that activate it most."""
+
+    least: TopK
+    """Those that activate it least, with negated values."""
+
+    site_shape: tuple[int, ...]
+    """Extent of each site axis."""
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """It as arrays, for `from_arrays`."""
+        ends = {"most": self.most, "least": self.least}
+        arrays = {f"{end}_{name}": array for end, top in ends.items() for name, array in top.to_arrays().items()}
+        return {**arrays, "site_shape": np.array(self.site_shape, np.int64)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "ShardRanking":
+        """What `to_arrays` was called on."""
+        most, least = (
+            TopK.from_arrays({name: arrays[f"{end}_{name}"] for name in ("value", "item", "site")})
+            for end in ("most", "least")
+        )
+        return cls(most, least, tuple(arrays["site_shape"].tolist()))
+
+
 def find_examples(
     version: ModelVersion,
     tap: Tap,
@@ -64,7 +94,23 @@ def find_examples(
     progress: Progress,
     cancellation: Cancellation,
 ) -> Examples:
-    """Finds the images that activate each unit most and least.
+    """Finds the images that activate each unit most and least, as one shard; as `rank_shard` takes its arguments."""
+    ranking = rank_shard(version, tap, dataset, indices, spec, execution, progress=progress, cancellation=cancellation)
+    return merge_rankings([lambda: ranking], spec)
+
+
+def rank_shard(
+    version: ModelVersion,
+    tap: Tap,
+    dataset: Dataset,
+    indices: NDArray[np.int64],
+    spec: ExamplesSpec,
+    execution: ExecutionConfig,
+    *,
+    progress: Progress,
+    cancellation: Cancellation,
+) -> ShardRanking:
+    """Ranks the images of a shard for every unit.
 
     Args:
         version: The model.
@@ -79,9 +125,7 @@ def find_examples(
     Raises:
         OrtoscopeError: ACTIVATION_NOT_FINITE, CANCELLED, and as `stream_maps` raises.
     """
-    most: TopK | None = None
-    least: TopK | None = None
-    site_shape: tuple[int, ...] = ()
+    ranking: ShardRanking | None = None
     done = 0
     progress("activating", 0, len(indices))
     for batch in stream_maps(version, tap, dataset, indices, execution, cancellation):
@@ -89,15 +133,30 @@ def find_examples(
         if not np.isfinite(value).all():
             image, unit = np.argwhere(~np.isfinite(value))[0]
             raise not_finite(dataset, int(batch.indices[image]), int(unit), tap)
-        if most is None or least is None:
-            site_shape = batch.site_shape
-            most, least = TopK(value.shape[1], spec.count), TopK(value.shape[1], spec.count)
-        most.update(value, batch.indices, site)
-        least.update(-value, batch.indices, site)
+        if ranking is None:
+            units = value.shape[1]
+            ranking = ShardRanking(TopK(units, spec.count), TopK(units, spec.count), batch.site_shape)
+        ranking.most.update(value, batch.indices, site)
+        ranking.least.update(-value, batch.indices, site)
         done += len(batch.indices)
         progress("activating", done, len(indices))
-    assert most is not None  # there is at least one image
-    assert least is not None
+    assert ranking is not None  # there is at least one image
+    return ranking
+
+
+def merge_rankings(rankings: Sequence[Callable[[], ShardRanking]], spec: ExamplesSpec) -> Examples:
+    """The examples among the images of all shards.
+
+    Args:
+        rankings: Load the rankings of the shards; each is called once, and let go before the next.
+        spec: What to find.
+    """
+    merged = rankings[0]()
+    for load in rankings[1:]:
+        other = load()
+        merged.most.merge(other.most)
+        merged.least.merge(other.least)
+    most, least, site_shape = merged.most, merged.least, merged.site_shape
     located = spec.reduction != "mean" and bool(site_shape)
     return Examples(
         most.item,

@@ -15,12 +15,19 @@ from ortoscope_service.graph.taps import Tap
 from ortoscope_service.models.manifest import Preprocessing
 from ortoscope_service.models.preprocessing import preprocess
 from ortoscope_service.models.repository import ModelVersion
+from ortoscope_service.runtime.caching import Cache, Made
 from ortoscope_service.runtime.cancellation import Cancellation
 from ortoscope_service.runtime.parity import CPU, open_session
-from ortoscope_service.runtime.sessions import Session, SessionConfig
+from ortoscope_service.runtime.sessions import RunnableSession, Session, SessionConfig
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage in words, the items done and the items in all."""
+
+_SESSION_BYTES = 512 * 1024**2
+"""Size of the graphs whose sessions are kept in this process; the last one is, however large."""
+
+_SESSIONS: Cache[Session] = Cache(_SESSION_BYTES)
+"""Sessions by what they compute: a worker does one shard after another of the same job, or of a few in turn."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class ExecutionConfig:
     session: SessionConfig = field(default_factory=SessionConfig)
     """Threads, execution provider and optimisation level."""
 
-    def by(self, *sessions: Session) -> "ExecutionConfig":
+    def by(self, *sessions: RunnableSession) -> "ExecutionConfig":
         """The same with the execution providers that sessions run on: not always the one that was asked for."""
         providers = dict.fromkeys(session.config.providers[0] for session in sessions)
         return replace(self, session=replace(self.session, providers=tuple(providers) or self.session.providers))
@@ -72,7 +79,12 @@ class ActivationBatch:
 
 def tap_session(version: ModelVersion, tap: Tap, execution: ExecutionConfig) -> Session:
     """A session of the part of the model that computes `tap`."""
-    return open_session(version.trunk_bytes((tap.tensor,)), execution.session)
+
+    def make() -> Made[Session]:
+        graph = version.trunk_bytes((tap.tensor,))
+        return Made(open_session(graph, execution.session), len(graph))
+
+    return _SESSIONS.get((version.manifest.digest, tap.tensor, execution.session), make)
 
 
 def admitted(version: ModelVersion, tap: Tap, execution: ExecutionConfig) -> ExecutionConfig:
@@ -136,9 +148,13 @@ def stream_maps(
             pixels = coming.result()
             coming = decoder.submit(load, batches[number + 1]) if number + 1 < len(batches) else None
             began = time.perf_counter()
-            activation = run_taps(session, {specification.name: pixels}, version.manifest.fixed_batch, cancellation)[
-                tap.tensor
-            ]
+            activation = run_taps(
+                session,
+                {specification.name: pixels},
+                version.manifest.fixed_batch,
+                cancellation,
+                keep_memory=True,
+            )[tap.tensor]
             timings.forward += time.perf_counter() - began
             maps = units_first(activation, tap)
             flat = np.ascontiguousarray(maps.reshape(*maps.shape[:2], -1), dtype=np.float32)

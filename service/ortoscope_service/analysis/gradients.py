@@ -21,7 +21,7 @@ from ortoscope_service.graph.taps import Tap
 from ortoscope_service.models.manifest import BackwardGraph, InputSpec
 from ortoscope_service.models.repository import ModelVersion
 from ortoscope_service.runtime.cancellation import Cancellation
-from ortoscope_service.runtime.sessions import Session
+from ortoscope_service.runtime.sessions import RunnableSession
 
 Array = NDArray[Any]
 
@@ -287,7 +287,7 @@ def kept_graph(
 
 
 def compute_gradients(
-    session: Session,
+    session: RunnableSession,
     objective: Objective,
     feeds: Mapping[str, Array],
     items: slice,

@@ -141,7 +141,8 @@ class Activator:
         """
         self._refuse_large(sum(self._expected_bytes(selection, len(inputs)) for selection in self._selections))
         feeds = read_inputs(self._components, self._version, inputs, cancellation, field=field)
-        session = self._components.session(self._version, [selection.tap.tensor for selection in self._selections])
+        tensors = [selection.tap.tensor for selection in self._selections]
+        session = self._components.session(self._version, tensors, cancellation)
         needed = {info.name: feeds[info.name] for info in session.inputs}
         fixed_batch = self._version.manifest.fixed_batch
         self._execution = self._components.execution.by(session)

@@ -36,6 +36,7 @@ class CapabilitiesServicer(capabilities_pb2_grpc.CapabilitiesServicer):
                 default_deadline_seconds=limits.default_deadline_seconds,
                 max_pending_operations=limits.max_pending_operations,
                 max_attributions_per_request=limits.max_attributions_per_request,
+                operation_retention_seconds=limits.operation_retention_seconds,
             ),
         )
 

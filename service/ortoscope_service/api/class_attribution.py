@@ -90,6 +90,7 @@ class ClassAttribution:
             session = subject.session(
                 ("tangent", *self._target.key, tap.tensor, subject.relaxations),
                 lambda: tangent_graph(subject.version, self._target, tap, subject.relaxations),
+                cancellation,
             )
         found = Attributions.joined(
             [

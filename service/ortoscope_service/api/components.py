@@ -18,8 +18,7 @@ from ortoscope_service.jobs.runner import JobRunner
 from ortoscope_service.jobs.store import Store
 from ortoscope_service.models.repository import ModelRepository, ModelVersion
 from ortoscope_service.runtime.cancellation import Cancellation
-from ortoscope_service.runtime.parity import open_session
-from ortoscope_service.runtime.sessions import Session, SessionCache
+from ortoscope_service.runtime.remote_sessions import ModelIdentity, RemoteSession, SessionHost
 
 _BLAMABLE = frozenset({Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION})
 
@@ -43,11 +42,14 @@ class Components:
     runner: JobRunner
     """Runs operations."""
 
-    sessions: SessionCache
-    """Sessions for calls."""
+    sessions: SessionHost
+    """Sessions for calls, in a process of their own."""
 
     execution: ExecutionConfig
-    """How models are run, threads resolved."""
+    """How models are run in calls, threads resolved."""
+
+    job_execution: ExecutionConfig
+    """How models are run in operations, threads resolved."""
 
     @property
     def limits(self) -> Limits:
@@ -80,21 +82,29 @@ class Components:
         with blaming(field):
             return self.datasets.get(name.dataset)
 
-    def session(self, version: ModelVersion, tensors: Sequence[str]) -> Session:
+    def session(self, version: ModelVersion, tensors: Sequence[str], cancellation: Cancellation) -> RemoteSession:
         """A session of the part of a model that computes some tensors; equal sets share one."""
         needed = tuple(sorted(set(tensors)))
-        return self.derived_session(version, needed, lambda: version.trunk_bytes(needed))
+        return self.derived_session(version, needed, lambda: version.trunk_bytes(needed), cancellation)
 
-    def derived_session(self, version: ModelVersion, key: Hashable, make: Callable[[], bytes]) -> Session:
+    def derived_session(
+        self, version: ModelVersion, key: Hashable, make: Callable[[], bytes], cancellation: Cancellation
+    ) -> RemoteSession:
         """A session of a graph that is made from a model, past the parity gate; equal keys share one.
 
         Args:
             version: The model.
             key: Everything else that the graph depends on.
-            make: Makes the graph, as an ONNX file.
+            make: Makes the graph, as an ONNX file; called again if the session had to go in between.
+            cancellation: Ends the wait for it.
+
+        Raises:
+            OrtoscopeError: As `SessionHost.session` raises.
         """
         config = self.execution.session
-        return self.sessions.get((version.manifest.digest, key, config), lambda: open_session(make(), config))
+        digest = version.manifest.digest
+        model = ModelIdentity(f"{version.model}/{version.version}", digest)
+        return self.sessions.session((digest, key, config), make, config, model, cancellation)
 
 
 def version_name(version: ModelVersion) -> resources.ModelName:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grpc
 import numpy as np
@@ -9,20 +10,19 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 from ortoscope.v1 import dissections_pb2, dissections_pb2_grpc
 
-from ortoscope_service.analysis.dissection import pipeline
-from ortoscope_service.analysis.dissection.scores import DetectorCount, best_concepts
+from ortoscope_service.analysis.dissection.pipeline import check_tap, check_threshold_count
+from ortoscope_service.analysis.dissection.scores import best_concepts
 from ortoscope_service.api import resources
 from ortoscope_service.api.components import Components, blaming, version_name
 from ortoscope_service.api.operations import repeated_request
 from ortoscope_service.api.pages import page_of
-from ortoscope_service.api.provenance import provenance_message
 from ortoscope_service.api.result_arrays import ResultArrays
 from ortoscope_service.api.subjects import Subject, resolve_subject
-from ortoscope_service.api.submissions import FinishedResult, find_submitted, submit, survey_of
+from ortoscope_service.api.submissions import find_submitted, publisher, submit, time_limit_of
 from ortoscope_service.datasets.dataset import LabelledDataset
 from ortoscope_service.errors import Code, OrtoscopeError, invalid
-from ortoscope_service.jobs.dissections import FinishedDissection, run_dissection
-from ortoscope_service.jobs.runner import JobContext
+from ortoscope_service.jobs.runner import Publisher
+from ortoscope_service.jobs.store import Store
 
 COLLECTION = "dissections"
 DEFAULT_TOP_FRACTION = 0.005
@@ -32,6 +32,11 @@ MAX_EXAMPLES_PER_UNIT = 100
 
 _MODES = frozenset({dissections_pb2.DissectionSpec.MODE_UNSPECIFIED, dissections_pb2.DissectionSpec.MODE_EXACT})
 _Order = dissections_pb2.ListUnitLabelsRequest
+
+
+def dissection_publisher(store: Store) -> Publisher:
+    """What stores finished dissections."""
+    return publisher(store, COLLECTION, dissections_pb2.Dissection, _fill)
 
 
 class DissectionsServicer(dissections_pb2_grpc.DissectionsServicer):
@@ -51,25 +56,25 @@ class DissectionsServicer(dissections_pb2_grpc.DissectionsServicer):
         if submitted is not None:
             return submitted
         spec = _with_defaults(request.spec)
+        limit = time_limit_of(request)
         thresholds = _checked_thresholds(spec.thresholds)
         subject = resolve_subject(self._components, spec.tap, spec.dataset, spec.splits)
-        dataset = _labelled(subject)
+        _check_labelled(subject)
         with blaming("spec.tap"):
-            pipeline.check_tap(subject.tap)
+            check_tap(subject.tap)
         if thresholds is not None and subject.tap.unit_count:
-            pipeline.check_threshold_count(thresholds, subject.tap.unit_count)
+            check_threshold_count(thresholds, subject.tap.unit_count)
         spec.tap, spec.dataset = str(subject.tap_name), str(subject.dataset_name)
-        survey = survey_of(self._components, subject, tuple(spec.splits))
-        wanted = pipeline.DissectionSpec(spec.top_fraction, thresholds, spec.examples_per_unit)
-
-        def work(job: JobContext) -> FinishedResult:
-            finished = run_dissection(survey, dataset, wanted, spec.iou_threshold, job)
-            return FinishedResult(
-                {"arrays": finished.arrays, "examples": finished.examples},
-                lambda name, blobs: _message(name, blobs, subject, spec, finished),
-            )
-
-        return submit(self._components, identity, "dissect", subject, COLLECTION, work)
+        draft = dissections_pb2.Dissection(spec=spec, given_thresholds=thresholds is not None)
+        draft.saturated.use_tap = _tap_before(subject)
+        del draft.spec.thresholds[:]
+        wanted = {
+            "top_fraction": spec.top_fraction if thresholds is None else None,
+            "thresholds": None if thresholds is None else thresholds.tolist(),
+            "iou_threshold": spec.iou_threshold,
+            "examples_per_unit": spec.examples_per_unit,
+        }
+        return submit(self._components, identity, "dissect", subject, spec.splits, wanted, draft, limit)
 
     def GetDissection(
         self, request: dissections_pb2.GetDissectionRequest, context: grpc.ServicerContext
@@ -190,9 +195,9 @@ def _checked_thresholds(thresholds: Sequence[float]) -> np.ndarray[tuple[int], n
     return np.array(thresholds, np.float64) if thresholds else None
 
 
-def _labelled(subject: Subject) -> LabelledDataset:
+def _check_labelled(subject: Subject) -> None:
     if isinstance(subject.dataset, LabelledDataset):
-        return subject.dataset
+        return
     raise OrtoscopeError(
         Code.FAILED_PRECONDITION,
         "DATASET_NOT_LABELLED",
@@ -202,38 +207,24 @@ def _labelled(subject: Subject) -> LabelledDataset:
     )
 
 
-def _message(
-    name: str,
-    blobs: Mapping[str, str],
-    subject: Subject,
-    spec: dissections_pb2.DissectionSpec,
-    finished: FinishedDissection,
-) -> dissections_pb2.Dissection:
-    message = dissections_pb2.Dissection(
-        name=name,
-        spec=spec,
-        unit_count=finished.units,
-        concept_count=finished.concepts,
-        best_label=_detector_count(finished.best_label, finished.category_names),
-        per_category=_detector_count(finished.per_category, finished.category_names),
-        saturated=dissections_pb2.SaturatedUnits(count=finished.saturated, use_tap=_tap_before(subject)),
-        constant_units=finished.constant,
-        provenance=provenance_message(subject.version, finished.computation),
-        arrays=blobs["arrays"],
-        examples=blobs["examples"],
-        given_thresholds=bool(spec.thresholds),
-    )
-    del message.spec.thresholds[:]
-    return message
+def _fill(message: dissections_pb2.Dissection, values: Mapping[str, Any], blobs: Mapping[str, str]) -> None:
+    message.unit_count = values["units"]
+    message.concept_count = values["concepts"]
+    message.best_label.CopyFrom(_detector_count(values["best_label"], values["category_names"]))
+    message.per_category.CopyFrom(_detector_count(values["per_category"], values["category_names"]))
+    message.saturated.count = values["saturated"]
+    message.constant_units = values["constant"]
+    message.arrays = blobs["arrays"]
+    message.examples = blobs["examples"]
 
 
-def _detector_count(count: DetectorCount, category_names: Sequence[str]) -> dissections_pb2.DetectorCount:
+def _detector_count(count: Mapping[str, Any], category_names: Sequence[str]) -> dissections_pb2.DetectorCount:
     return dissections_pb2.DetectorCount(
-        detectors=count.detectors,
-        unique_detectors=count.unique_detectors,
+        detectors=count["detectors"],
+        unique_detectors=count["unique_detectors"],
         categories=[
             dissections_pb2.CategoryDetectorCount(category=name, detectors=detectors, unique_detectors=unique)
-            for name, (detectors, unique) in zip(category_names, count.by_category, strict=True)
+            for name, (detectors, unique) in zip(category_names, count["by_category"], strict=True)
         ],
     )
 

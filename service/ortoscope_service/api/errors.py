@@ -26,7 +26,13 @@ _RESOURCES = {
     "UNKNOWN_RESULT": ("ortoscope.v1/Result", "result"),
 }
 
-_RETRY_SECONDS = {"TOO_MANY_CALLS": 1, "TOO_MANY_OPERATIONS": 10}
+_RETRY_SECONDS = {
+    "TOO_MANY_CALLS": 1,
+    "TOO_MANY_OPERATIONS": 10,
+    "WORKER_DIED": 1,
+    "WORKER_UNREACHABLE": 1,
+    "MODEL_KILLS_WORKER": 60,
+}
 
 
 def to_status(error: OrtoscopeError) -> status_pb2.Status:

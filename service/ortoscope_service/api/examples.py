@@ -1,23 +1,24 @@
 """The part of the service `ortoscope.v1.Activations` that finds and shows examples."""
 
-from typing import get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import grpc
 import numpy as np
 from google.longrunning import operations_pb2
+from google.protobuf import empty_pb2
 from ortoscope.v1 import activations_pb2, activations_pb2_grpc
 
-from ortoscope_service.analysis.examples import ExamplesReduction, ExamplesSpec
+from ortoscope_service.analysis.examples import ExamplesReduction
 from ortoscope_service.api import resources
 from ortoscope_service.api.components import Components
 from ortoscope_service.api.operations import repeated_request
-from ortoscope_service.api.provenance import provenance_message
 from ortoscope_service.api.result_arrays import ResultArrays
 from ortoscope_service.api.subjects import Subject, resolve_subject
-from ortoscope_service.api.submissions import FinishedResult, find_submitted, submit, survey_of
+from ortoscope_service.api.submissions import find_submitted, publisher, submit, time_limit_of
 from ortoscope_service.errors import Code, OrtoscopeError, invalid
-from ortoscope_service.jobs.examples import run_examples
-from ortoscope_service.jobs.runner import JobContext
+from ortoscope_service.jobs.runner import Publisher
+from ortoscope_service.jobs.store import Store
 
 COLLECTION = "exampleSets"
 DEFAULT_COUNT = 10
@@ -29,6 +30,11 @@ _REDUCTIONS: dict[int, ExamplesReduction] = {
     activations_pb2.ExamplesSpec.REDUCTION_MIN: "min",
 }
 assert set(_REDUCTIONS.values()) == set(get_args(ExamplesReduction))
+
+
+def examples_publisher(store: Store) -> Publisher:
+    """What stores finished example sets."""
+    return publisher(store, COLLECTION, activations_pb2.ExampleSet, _fill)
 
 
 class ExamplesServicer(activations_pb2_grpc.ActivationsServicer):
@@ -48,26 +54,13 @@ class ExamplesServicer(activations_pb2_grpc.ActivationsServicer):
         if submitted is not None:
             return submitted
         spec = _with_defaults(request.spec)
+        limit = time_limit_of(request)
         subject = resolve_subject(self._components, spec.tap, spec.dataset, spec.splits)
         _check_units(subject)
         spec.tap, spec.dataset = str(subject.tap_name), str(subject.dataset_name)
-        survey = survey_of(self._components, subject, tuple(spec.splits))
-        wanted = ExamplesSpec(spec.count, _REDUCTIONS[spec.reduction])
-
-        def work(job: JobContext) -> FinishedResult:
-            finished = run_examples(survey, wanted, job)
-            return FinishedResult(
-                {"arrays": finished.arrays, "places": finished.places},
-                lambda name, blobs: activations_pb2.ExampleSet(
-                    name=name,
-                    spec=spec,
-                    unit_count=finished.units,
-                    provenance=provenance_message(subject.version, finished.computation),
-                    arrays=blobs["arrays"],
-                ),
-            )
-
-        return submit(self._components, identity, "find-examples", subject, COLLECTION, work)
+        draft = activations_pb2.ExampleSet(spec=spec)
+        wanted = {"count": spec.count, "reduction": _REDUCTIONS[spec.reduction]}
+        return submit(self._components, identity, "find-examples", subject, spec.splits, wanted, draft, limit)
 
     def GetExampleSet(
         self, request: activations_pb2.GetExampleSetRequest, context: grpc.ServicerContext
@@ -88,6 +81,18 @@ class ExamplesServicer(activations_pb2_grpc.ActivationsServicer):
             next_page_token=page.token(shown[-1][0]) if len(found) > page.size else "",
         )
 
+    def DeleteExampleSet(
+        self, request: activations_pb2.DeleteExampleSetRequest, context: grpc.ServicerContext
+    ) -> empty_pb2.Empty:
+        """Deletes an example set."""
+        identity = repeated_request(request.request_id, request)
+        example_set_id = resources.parse_example_set(request.name, field="name")
+        requests = self._components.store.requests
+        if requests.find(identity) is None:
+            self._records.delete(COLLECTION, example_set_id)
+            requests.add(identity, request.name)
+        return empty_pb2.Empty()
+
     def ListUnitExamples(
         self, request: activations_pb2.ListUnitExamplesRequest, context: grpc.ServicerContext
     ) -> activations_pb2.ListUnitExamplesResponse:
@@ -106,6 +111,11 @@ class ExamplesServicer(activations_pb2_grpc.ActivationsServicer):
             unit_examples=[reader.unit(unit) for unit in range(start, end)],
             next_page_token=page.token(end) if end < example_set.unit_count else "",
         )
+
+
+def _fill(message: activations_pb2.ExampleSet, values: Mapping[str, Any], blobs: Mapping[str, str]) -> None:
+    message.unit_count = values["units"]
+    message.arrays = blobs["arrays"]
 
 
 class _ExampleReader:

@@ -20,7 +20,7 @@ from ortoscope_service.graph.taps import Tap, resolve_tap
 from ortoscope_service.jobs.provenance import Computation, execution_spec, spec_digest
 from ortoscope_service.models.repository import ModelVersion
 from ortoscope_service.runtime.cancellation import Cancellation
-from ortoscope_service.runtime.sessions import Session
+from ortoscope_service.runtime.remote_sessions import RemoteSession
 
 Array = NDArray[Any]
 Feeds = dict[str, Array]
@@ -52,7 +52,7 @@ class Subject:
         self.fixed_batch = self.version.manifest.fixed_batch
         self.step = max(components.execution.batch_size, self.fixed_batch)
         self._began = time.time()
-        self._sessions: list[Session] = []
+        self._sessions: list[RemoteSession] = []
 
     def tap(self, name: str, field: str) -> Tap:
         """The tap of a name.
@@ -76,15 +76,15 @@ class Subject:
         for start in range(0, items, self.step):
             yield {name: value[start : start + self.step] for name, value in feeds.items()}
 
-    def session(self, key: Hashable, make: Callable[[], bytes]) -> Session:
+    def session(self, key: Hashable, make: Callable[[], bytes], cancellation: Cancellation) -> RemoteSession:
         """A session of a graph that is made from the model, as `Components.derived_session` gives it."""
-        session = self.components.derived_session(self.version, key, make)
+        session = self.components.derived_session(self.version, key, make, cancellation)
         self._sessions.append(session)
         return session
 
     def values(self, taps: Sequence[Tap], feeds: Feeds, cancellation: Cancellation) -> Feeds:
         """The values of taps on as many items as run at once."""
-        session = self.components.session(self.version, [tap.tensor for tap in taps])
+        session = self.components.session(self.version, [tap.tensor for tap in taps], cancellation)
         self._sessions.append(session)
         needed = {info.name: feeds[info.name] for info in session.inputs}
         return run_taps(session, needed, self.fixed_batch, cancellation)

@@ -27,7 +27,7 @@ from ortoscope_service.graph.slicing import trunk
 from ortoscope_service.graph.taps import Tap
 from ortoscope_service.models.repository import ModelVersion
 from ortoscope_service.runtime.cancellation import Cancellation
-from ortoscope_service.runtime.sessions import Session
+from ortoscope_service.runtime.remote_sessions import RemoteSession
 
 _REDUCTIONS = {
     gradients_pb2.ComputeGradientRequest.REDUCTION_UNSPECIFIED: GradientReduction.NONE,
@@ -86,7 +86,7 @@ class _Differentiation:
         items = len(request.inputs)
         shape = subject.item_shape(self._target.tap, feeds, cancellation)
         objective.check(shape)
-        session = self._session()
+        session = self._session(cancellation)
         sources = self._sources_of(session)
         self._refuse_large(sources, feeds, items)
         values: list[Array] = []
@@ -156,17 +156,19 @@ class _Differentiation:
         kept = kept_graph(subject.version, self._target, self._sources, subject.relaxations)
         return kept.digest if kept is not None else ""
 
-    def _session(self) -> Session:
+    def _session(self, cancellation: Cancellation) -> RemoteSession:
         subject = self._subject
         tensors = tuple(source.tensor for source in self._sources)
         key = ("backward", *self._target.key, tensors, subject.relaxations, self._kept_digest)
         field = "with_respect_to" if self._sources else f"objective.{self._chosen.kind}"
         with blaming(field):
             return subject.session(
-                key, lambda: backward_graph(subject.version, self._target, self._sources, subject.relaxations)
+                key,
+                lambda: backward_graph(subject.version, self._target, self._sources, subject.relaxations),
+                cancellation,
             )
 
-    def _sources_of(self, session: Session) -> list[Source]:
+    def _sources_of(self, session: RemoteSession) -> list[Source]:
         """The tensors at which a session gives gradients, in the order of the request or of the model's inputs."""
         given = {info.name for info in session.outputs}
         inputs = (Source.of_input(spec) for spec in self._subject.version.manifest.inputs)

@@ -132,7 +132,7 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
         outputs = _Outputs(version)
         wanted = outputs.resolve(request.outputs)
         feeds = _read_inputs(version.manifest.inputs, request)
-        session = self._components.session(version, [output.tensor for output in wanted])
+        session = self._components.session(version, [output.tensor for output in wanted], cancellation)
         values = session.run({info.name: feeds[info.name] for info in session.inputs}, cancellation)
         size = sum(values[output.tensor].nbytes for output in wanted)
         limit = self._components.limits.max_message_bytes

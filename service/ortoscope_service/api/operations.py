@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
-from google.protobuf import empty_pb2, timestamp_pb2
+from google.protobuf import duration_pb2, empty_pb2, timestamp_pb2
 from google.protobuf.message import Message
 from ortoscope.v1 import activations_pb2, dissections_pb2
 from ortoscope.v1.operations_pb2 import OperationMetadata
@@ -177,7 +177,17 @@ def _metadata(operation: Operation) -> OperationMetadata:
         create_time=timestamp(operation.create_time),
         start_time=timestamp(operation.start_time),
         end_time=timestamp(operation.end_time),
+        estimated_time_left=_duration(operation.estimate),
+        deadline=timestamp(operation.deadline),
     )
+
+
+def _duration(seconds: float | None) -> duration_pb2.Duration | None:
+    if seconds is None:
+        return None
+    message = duration_pb2.Duration()
+    message.FromMilliseconds(round(seconds * 1000))
+    return message
 
 
 def _result(name: str, records: RecordStore) -> Message:

@@ -7,7 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ortoscope_service.jobs.artifacts import BlobStore, unpack_arrays
+from ortoscope_service.jobs.artifacts import unpack_arrays
+from ortoscope_service.jobs.blobs import BlobStore
 
 _CAPACITY = 4
 

@@ -39,7 +39,8 @@ from ortoscope_service.api.blobs import BlobsServicer
 from ortoscope_service.api.capabilities import CapabilitiesServicer
 from ortoscope_service.api.components import Components
 from ortoscope_service.api.datasets import DatasetsServicer
-from ortoscope_service.api.dissections import DissectionsServicer
+from ortoscope_service.api.dissections import DissectionsServicer, dissection_publisher
+from ortoscope_service.api.examples import examples_publisher
 from ortoscope_service.api.gradients import GradientsServicer
 from ortoscope_service.api.interceptor import CallInterceptor
 from ortoscope_service.api.metrics import Metrics, MetricsServer
@@ -50,10 +51,16 @@ from ortoscope_service.api.operations import OperationsServicer
 from ortoscope_service.config import ServerConfig, TlsFiles
 from ortoscope_service.datasets.catalog import DatasetCatalog
 from ortoscope_service.errors import Code, OrtoscopeError
+from ortoscope_service.jobs.crews import make_crew, worker_count, worker_memory
+from ortoscope_service.jobs.kinds import software
 from ortoscope_service.jobs.runner import JobRunner
 from ortoscope_service.jobs.store import Store
+from ortoscope_service.jobs.surveys import PARITY
+from ortoscope_service.jobs.tasks import Environment
 from ortoscope_service.models.repository import ModelRepository
-from ortoscope_service.runtime.sessions import SessionCache, SessionConfig, check_installation, check_providers
+from ortoscope_service.runtime.host_process import HostSettings
+from ortoscope_service.runtime.remote_sessions import SessionHost
+from ortoscope_service.runtime.sessions import SessionConfig, check_installation, check_providers
 from ortoscope_service.runtime.threads import available_threads
 
 _SERVICERS: tuple[tuple[ServiceDescriptor, Callable[[Any, grpc.Server], None], Callable[[Components], object]], ...] = (
@@ -136,32 +143,32 @@ class Server:
         check_providers((config.execution_provider,))
         threads = config.threads or available_threads()
         self._store = Store(config.store, config.limits.max_pending_operations)
-        self._runner = JobRunner(self._store.operations, self._store.workspace, config.operation_workers)
+        self._runner: JobRunner | None = None
+        self._sessions = SessionHost(self._host_settings())
         self._metrics_server: MetricsServer | None = None
         self._stopped = threading.Event()
         try:
+            self._runner = self._make_runner()
             components = Components(
                 config=config,
                 models=ModelRepository(config.models),
                 datasets=DatasetCatalog(config.datasets),
                 store=self._store,
                 runner=self._runner,
-                sessions=SessionCache(config.session_cache_size),
-                execution=ExecutionConfig(
-                    config.batch_size,
-                    SessionConfig(
-                        (config.execution_provider,), intra_op_threads=threads, verdicts=config.store / "parity"
-                    ),
-                ),
+                sessions=self._sessions,
+                execution=self._execution(threads),
+                job_execution=self._execution(config.jobs.threads),
             )
             metrics = self._start_metrics()
             self._calls = ThreadPoolExecutor(config.limits.max_concurrent_rpcs + _SPARE_THREADS, "calls")
             self._health = health.HealthServicer(experimental_thread_pool=ThreadPoolExecutor(1, "health"))
             self._grpc = self._make_grpc(components, metrics)
             self.port = _bind(self._grpc, self.host, wanted_port, config.tls)
+            self._runner.start()
             self._grpc.start()
         except BaseException:
-            self._runner.stop(0.0)
+            if self._runner is not None:
+                self._runner.stop(0.0)
             self._close()
             raise
         for service in ("", *SERVICES):
@@ -195,6 +202,7 @@ class Server:
         grace = self.config.grace_seconds if grace_seconds is None else grace_seconds
         self._health.enter_graceful_shutdown()
         drained = self._grpc.stop(grace)
+        assert self._runner is not None
         self._runner.stop(grace)
         drained.wait()
         last_calls = threading.Thread(target=self._calls.shutdown, daemon=True)
@@ -206,7 +214,47 @@ class Server:
     def _close(self) -> None:
         if self._metrics_server is not None:
             self._metrics_server.stop()
+        self._sessions.close()
         self._store.close()
+
+    def _execution(self, threads: int) -> ExecutionConfig:
+        provider, verdicts = self.config.execution_provider, self.config.store / PARITY
+        return ExecutionConfig(
+            self.config.batch_size, SessionConfig((provider,), intra_op_threads=threads, verdicts=verdicts)
+        )
+
+    def _host_settings(self) -> HostSettings:
+        jobs = self.config.jobs
+        memory = worker_memory(jobs, worker_count(jobs, self.config.execution_provider))
+        return HostSettings(memory_bytes=memory, session_memory_bytes=memory // 2)
+
+    def _make_runner(self) -> JobRunner:
+        config = self.config
+        workers = worker_count(config.jobs, config.execution_provider)
+        environment = Environment(
+            store=str(config.store.resolve()),
+            models=str(config.models.resolve()),
+            datasets=None if config.datasets is None else str(config.datasets.resolve()),
+            software=software(),
+            memory_bytes=worker_memory(config.jobs, workers)
+            if config.jobs.cluster is None
+            else config.jobs.memory_bytes,
+            stall_seconds=config.jobs.stall_seconds,
+        )
+        return JobRunner(
+            self._store,
+            make_crew(config.jobs, config.execution_provider),
+            environment,
+            {"dissect": dissection_publisher(self._store), "find-examples": examples_publisher(self._store)},
+            config.limits.operation_retention_seconds,
+            config.jobs.operations,
+            self._stop_serving,
+        )
+
+    def _stop_serving(self) -> None:
+        """Says that this server cannot do its work any more: whoever watches it may restart it."""
+        for service in ("", *SERVICES):
+            self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
 
     def _start_metrics(self) -> Metrics | None:
         if not self.config.metrics_listen:

@@ -5,7 +5,7 @@ import functools
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ortoscope_service.datasets.file_digests import FileDigests
+from ortoscope_service.datasets.file_digests import FileDigests, tree_signature
 from ortoscope_service.datasets.findings import DatasetError, error
 from ortoscope_service.datasets.images import MAX_IMAGE_BYTES, decode_image
 from ortoscope_service.errors import OrtoscopeError, invalid, not_found
@@ -192,16 +192,27 @@ class Dataset(abc.ABC):
         """
         return decode_inside(self.read_bytes(index), self._file(index))
 
-    def digest(self) -> str:
+    def signature(self, alive: Callable[[], None] = lambda: None) -> str:
+        """What changes when any file of the dataset does; found without reading them, so it says nothing of contents.
+
+        Args:
+            alive: Called before every file.
+        """
+        return tree_signature(self._root, self._files(), alive)
+
+    def digest(self, alive: Callable[[], None] = lambda: None) -> str:
         """The dataset's identity: "sha256:" and a digest of the names and contents of all files that it consists of.
 
         See `FileDigests.tree` for the rule. A file is read again only after its size or time of modification changed.
+
+        Args:
+            alive: Called before every file.
 
         Raises:
             DatasetError: FAILED_PRECONDITION, FILE_UNREADABLE: a file is missing or cannot be read.
         """
         try:
-            return self._file_digests.tree(self._root, self._files())
+            return self._file_digests.tree(self._root, self._files(), alive)
         except OSError as unreadable:
             name = os.path.relpath(unreadable.filename, self._root) if unreadable.filename else ""
             message = "The file is missing or cannot be read, so the dataset has no digest. Validate the dataset."

@@ -1,267 +1,156 @@
-"""Immutable files under the digest of their contents: results of operations, and what clients upload."""
+"""Immutable files under the digest of their contents, shared by all processes that work on a store."""
 
 import hashlib
 import io
 import os
-import threading
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ortoscope_service.errors import Code, OrtoscopeError, invalid, not_found
+from ortoscope_service.errors import Code, OrtoscopeError
 
-CHUNK_BYTES = 1024**2
-"""Bytes per chunk of a blob that is read: large enough to amortise a message, small enough to hold many of."""
-
-_EMPTY = hashlib.sha256().hexdigest()
+_TEMPORARY = "temporary"
 
 
-@dataclass(frozen=True)
-class BlobStatus:
-    """How much of a blob there is."""
+class ArtifactWriter:
+    """An artifact that is being written; made by `ArtifactStore.writer`.
 
-    committed_bytes: int
-    """Bytes held."""
+    Attributes:
+        digest: Its digest, 64 hexadecimal digits; known when the context was left.
+    """
 
-    complete: bool
-    """Whether the blob is whole and its digest was checked."""
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.digest = ""
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Appends bytes.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def _finish(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.digest = self._hash.hexdigest()
 
 
-class BlobStore:
-    """Blobs below a folder: complete ones in `complete/`, those under way in `partial/`.
+class ArtifactStore:
+    """Artifacts below a folder, which several processes may use at once.
 
-    A blob becomes visible by a rename after its digest was checked and it was synced to disk: there is no moment at
-    which half a blob can be read. What another process or the disk did to it since is found when it is read.
+    An artifact becomes visible by a rename after it was synced to disk: there is no moment at which half of one can be
+    read. What the disk or someone else did to it since is found when it is read. Two processes that write the same
+    artifact do no harm: the second replaces the first by equal bytes.
 
     Args:
-        root: The folder; made if it does not exist. Only one process may use it at a time.
+        root: The folder. It is not made here, so that a process that outlives a deleted store does not bring back a
+            piece of it: `make` makes it.
     """
 
     def __init__(self, root: Path) -> None:
-        self._complete = root / "complete"
-        self._partial = root / "partial"
-        self._temporary = root / "temporary"
-        for folder in (self._complete, self._partial, self._temporary):
-            folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self._temporary.iterdir():
-            leftover.unlink()
-        # One lock for every first digit: hashing a large upload must not stop all others.
-        self._locks = {digit: threading.Lock() for digit in "0123456789abcdef"}
-        self._writers: dict[str, BlobWriter] = {}
+        self._root = root
+        self._temporary = root / _TEMPORARY
+
+    def make(self) -> None:
+        """Makes the folder."""
+        self._temporary.mkdir(parents=True, exist_ok=True)
+
+    def path(self, digest: str) -> Path:
+        """Where an artifact is, or would be."""
+        return self._root / digest[:2] / digest
 
     def put_bytes(self, data: bytes) -> str:
-        """Stores `data` and returns its digest, 64 hexadecimal digits.
+        """Stores `data` and returns its digest, 64 hexadecimal digits. An artifact that was damaged is replaced.
 
         Raises:
-            OSError: The disk is full; nothing of the blob is left behind.
+            OrtoscopeError: DATA_LOSS, STORE_LOST: the folder is gone.
+            OSError: The disk is full; nothing is left behind.
         """
         digest = hashlib.sha256(data).hexdigest()
-        if self._path(digest).exists():
-            return digest
+        if not _holds(self.path(digest), data):
+            with self.writer() as writer:
+                writer.write(data)
+        return digest
+
+    @contextmanager
+    def writer(self) -> Iterator[ArtifactWriter]:
+        """Writes an artifact piece by piece; it is there when the context is left, and nothing of it after an error.
+
+        Raises:
+            OrtoscopeError: DATA_LOSS, STORE_LOST: the folder is gone.
+            OSError: The disk is full.
+        """
         temporary = self._temporary / uuid.uuid4().hex
         try:
             with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            self._publish(temporary, digest)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
+                writer = ArtifactWriter(file)
+                yield writer
+                writer._finish()
+            self.publish(temporary, writer.digest)
+        except FileNotFoundError as error:
+            if not self._temporary.is_dir():
+                raise store_lost() from error
             raise
-        return digest
+        finally:
+            temporary.unlink(missing_ok=True)
 
-    def status(self, digest: str) -> BlobStatus:
-        """How much of a blob there is; nothing of an unknown one."""
-        for path, complete in ((self._path(digest), True), (self._partial / digest, False)):
-            try:
-                return BlobStatus(path.stat().st_size, complete)
-            except FileNotFoundError:
-                continue
-        return BlobStatus(0, complete=False)
-
-    def size(self, digest: str, *, field: str = "") -> int:
-        """Size of a complete blob in bytes.
-
-        Raises:
-            OrtoscopeError: UNKNOWN_BLOB.
-        """
-        status = self.status(digest)
-        if not status.complete:
-            raise _unknown(digest, field)
-        return status.committed_bytes
-
-    def read(self, digest: str, offset: int = 0, limit: int = 0, *, field: str = "") -> Iterator[bytes]:
-        """Yields a blob, or a part of it, in chunks, after checking the digest of the whole.
-
-        Args:
-            digest: The blob.
-            offset: First byte wanted.
-            limit: Most bytes wanted; 0 for all.
-            field: The request field to blame if there is no such blob.
-
-        Raises:
-            OrtoscopeError: NOT_FOUND, UNKNOWN_BLOB; OUT_OF_RANGE, BLOB_OFFSET; DATA_LOSS, BLOB_DAMAGED.
-        """
-        try:
-            file = self._path(digest).open("rb")
-        except FileNotFoundError:
-            raise _unknown(digest, field) from None
-        with file:
-            if _digest_of(file) != digest:
-                raise OrtoscopeError(
-                    Code.DATA_LOSS,
-                    "BLOB_DAMAGED",
-                    f"The stored bytes of blobs/{digest} no longer have that digest: the server's disk or someone on "
-                    "its machine changed them. Compute or upload it again.",
-                    metadata={"blob": digest},
-                )
-            size = file.tell()
-            if not 0 <= offset <= size:
-                raise OrtoscopeError(
-                    Code.OUT_OF_RANGE,
-                    "BLOB_OFFSET",
-                    f"offset {offset} does not lie in blobs/{digest}, which has {size} bytes.",
-                    field="offset",
-                    metadata={"offset": str(offset), "size_bytes": str(size)},
-                )
-            file.seek(offset)
-            remaining = min(limit, size - offset) if limit else size - offset
-            while remaining > 0:
-                chunk = file.read(min(CHUNK_BYTES, remaining))
-                remaining -= len(chunk)
-                yield chunk
-
-    def load(self, digest: str, *, field: str = "") -> bytes:
-        """The contents of a blob.
-
-        Raises:
-            OrtoscopeError: As `read` raises.
-        """
-        return b"".join(self.read(digest, field=field))
-
-    def write(self, digest: str, size: int, offset: int) -> "BlobWriter":
-        """Begins or resumes the upload of a blob that is not complete.
-
-        The upload takes the place of any other one of the same blob: that of a client whose connection broke may not
-        have noticed yet.
-
-        Raises:
-            OrtoscopeError: INVALID_ARGUMENT: BLOB_SIZE, BLOB_OFFSET.
-        """
-        if size < 0 or (size == 0 and digest != _EMPTY):
-            raise invalid(
-                "BLOB_SIZE",
-                f"size_bytes is {size}; the first message must tell the size of the whole blob.",
-                field="size_bytes",
-                size_bytes=size,
-            )
-        with self._locks[digest[0]]:
-            committed = self.status(digest).committed_bytes
-            if committed > size:  # someone announced another size for the same digest
-                (self._partial / digest).unlink()
-                committed = 0
-            if offset != committed:
-                raise invalid(
-                    "BLOB_OFFSET",
-                    f"offset is {offset}, but {committed} bytes of blobs/{digest} are committed; go on from there.",
-                    field="offset",
-                    offset=offset,
-                    committed_bytes=committed,
-                )
-            writer = BlobWriter(self, digest, size)
-            self._writers[digest] = writer
-            return writer
-
-    def delete(self, digest: str) -> None:
-        """Deletes a complete blob, if there is one."""
-        self._path(digest).unlink(missing_ok=True)
-
-    def _path(self, digest: str) -> Path:
-        return self._complete / digest[:2] / digest
-
-    def _publish(self, file: Path, digest: str) -> None:
+    def publish(self, file: Path, digest: str) -> None:
         """Gives a file that is synced and has this digest its final place."""
-        target = self._path(digest)
+        target = self.path(digest)
         target.parent.mkdir(exist_ok=True)
         file.replace(target)
         _sync_folder(target.parent)
 
-    def _append(self, writer: "BlobWriter", data: bytes) -> None:
-        with self._locks[writer.digest[0]]:
-            if self._writers.get(writer.digest) is not writer:
-                raise OrtoscopeError(
-                    Code.ABORTED,
-                    "BLOB_TAKEN_OVER",
-                    f"Another call took over the upload of blobs/{writer.digest}; query how much of it is committed.",
-                    metadata={"blob": writer.digest},
-                )
-            path = self._partial / writer.digest
-            with path.open("ab", buffering=0) as file:
-                committed = file.tell()
-                if committed + len(data) > writer.size:
-                    raise invalid(
-                        "BLOB_TOO_LONG",
-                        f"More bytes came than the {writer.size} that were announced for blobs/{writer.digest}.",
-                        field="data",
-                        size_bytes=writer.size,
-                    )
-                view = memoryview(data)
-                while view:
-                    view = view[file.write(view) :]
-                if committed + len(data) < writer.size:
-                    return
-                os.fsync(file.fileno())
-            with path.open("rb") as readable:
-                digest = _digest_of(readable)
-            if digest != writer.digest:
-                path.unlink()
-                raise invalid(
-                    "BLOB_DIGEST",
-                    f"The {writer.size} bytes have the digest {digest}, not that of blobs/{writer.digest}; they were "
-                    "discarded.",
-                    field="name",
-                    digest=digest,
-                    blob=writer.digest,
-                )
-            self._publish(path, digest)
-
-    def _release(self, writer: "BlobWriter") -> None:
-        with self._locks[writer.digest[0]]:
-            if self._writers.get(writer.digest) is writer:
-                del self._writers[writer.digest]
-
-
-class BlobWriter:
-    """An upload; made by `BlobStore.write`. Use as a context manager.
-
-    What was appended stays if the upload breaks off, so that it can be resumed.
-    """
-
-    def __init__(self, store: BlobStore, digest: str, size: int) -> None:
-        self.digest = digest
-        self.size = size
-        self._store = store
-
-    def __enter__(self) -> "BlobWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._store._release(self)
-
-    def append(self, data: bytes) -> None:
-        """Appends bytes; the blob is complete once there are as many as announced.
+    @contextmanager
+    def open(self, digest: str) -> Iterator[io.BufferedReader]:
+        """An artifact, to be read, after its digest was checked.
 
         Raises:
-            OrtoscopeError: INVALID_ARGUMENT: BLOB_TOO_LONG; BLOB_DIGEST (the bytes are discarded). ABORTED:
-                BLOB_TAKEN_OVER.
-            OSError: The disk is full; what fitted stays.
+            OrtoscopeError: DATA_LOSS: ARTIFACT_MISSING, ARTIFACT_DAMAGED.
         """
-        self._store._append(self, data)
+        try:
+            file = self.path(digest).open("rb")
+        except FileNotFoundError:
+            if not self._temporary.is_dir():
+                raise store_lost() from None
+            raise _lost("ARTIFACT_MISSING", "is no longer there", digest) from None
+        with file:
+            if digest_of_file(file) != digest:
+                raise _lost("ARTIFACT_DAMAGED", "no longer has the bytes that were written", digest)
+            file.seek(0)
+            yield file
+
+    def load(self, digest: str) -> bytes:
+        """The contents of an artifact.
+
+        Raises:
+            OrtoscopeError: As `open` raises.
+        """
+        with self.open(digest) as file:
+            return file.read()
+
+    def delete(self, digest: str) -> None:
+        """Deletes an artifact, if there is one."""
+        self.path(digest).unlink(missing_ok=True)
+
+    def sweep(self, keep: Collection[str] | None = None) -> None:
+        """Deletes what was left half written, and, if `keep` is given, all artifacts but those."""
+        for leftover in self._temporary.iterdir():
+            leftover.unlink(missing_ok=True)
+        if keep is None:
+            return
+        for path in self._root.glob("??/*"):
+            if path.name not in keep:
+                path.unlink(missing_ok=True)
 
 
 def pack_arrays(arrays: dict[str, NDArray[Any]]) -> bytes:
@@ -277,8 +166,36 @@ def unpack_arrays(data: bytes) -> dict[str, NDArray[Any]]:
         return {name: file[name] for name in file.files}
 
 
-def _digest_of(file: io.BufferedReader) -> str:
+def digest_of_file(file: io.BufferedReader) -> str:
+    """The SHA-256 of the rest of a file, 64 hexadecimal digits."""
     return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def store_lost() -> OrtoscopeError:
+    """The error for a store whose folder was deleted or replaced while a server used it."""
+    return OrtoscopeError(
+        Code.DATA_LOSS,
+        "STORE_LOST",
+        "The server's store was deleted or replaced while the server ran. Its operator must start it again, with the "
+        "store put back or an empty one.",
+    )
+
+
+def _holds(file: Path, data: bytes) -> bool:
+    """Whether a file is there and has these contents."""
+    try:
+        return file.stat().st_size == len(data) and file.read_bytes() == data
+    except FileNotFoundError:
+        return False
+
+
+def _lost(reason: str, how: str, digest: str) -> OrtoscopeError:
+    return OrtoscopeError(
+        Code.DATA_LOSS,
+        reason,
+        f"The artifact {digest} {how}: the server's disk or someone on its machine changed it. Ask again.",
+        metadata={"artifact": digest},
+    )
 
 
 def _sync_folder(folder: Path) -> None:
@@ -287,7 +204,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _unknown(digest: str, field: str) -> OrtoscopeError:
-    return not_found("UNKNOWN_BLOB", f"There is no complete blobs/{digest} on this server.", field=field, blob=digest)

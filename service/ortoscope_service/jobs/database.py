@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_SCHEMA_VERSION = 1
+from ortoscope_service.jobs.artifacts import store_lost
+
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE operations (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -48,6 +50,38 @@ CREATE TABLE record_blobs (
 CREATE INDEX record_blobs_by_digest ON record_blobs (digest);
 """
 
+# From each version to the next; a new database takes all of these steps after the first schema.
+_MIGRATIONS = {
+    1: """
+ALTER TABLE operations ADD COLUMN spec TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE operations ADD COLUMN draft BLOB NOT NULL DEFAULT x'';
+ALTER TABLE operations ADD COLUMN estimate REAL;
+ALTER TABLE operations ADD COLUMN time_limit REAL;
+ALTER TABLE operations ADD COLUMN ended_at_uptime REAL;
+ALTER TABLE operations ADD COLUMN job TEXT NOT NULL DEFAULT '';
+CREATE INDEX operations_by_job ON operations (job);
+UPDATE operations SET ended_at_uptime = 0;
+UPDATE operations SET state = 'failed', end_time = create_time, error = '{"code": "ABORTED", "reason":
+"SERVER_UPGRADED", "field": "", "metadata": {}, "message":
+"A newer version of the server cannot go on with this. Ask again."}'
+WHERE state IN ('queued', 'running');
+CREATE TABLE shards (
+    key TEXT PRIMARY KEY,
+    job TEXT NOT NULL,
+    outcome TEXT NOT NULL
+);
+CREATE INDEX shards_by_job ON shards (job);
+CREATE TABLE shard_artifacts (
+    shard TEXT NOT NULL REFERENCES shards (key) ON DELETE CASCADE,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (shard, digest)
+);
+CREATE INDEX shard_artifacts_by_digest ON shard_artifacts (digest);
+CREATE TABLE uptime (seconds REAL NOT NULL);
+INSERT INTO uptime VALUES (0);
+""",
+}
+
 
 class UnknownVersionError(Exception):
     """The database was written by another version of the service."""
@@ -72,19 +106,31 @@ class Database:
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 10000"):
             self._connection.execute(f"PRAGMA {pragma}")
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
-        elif version != _SCHEMA_VERSION:
+        if version > _SCHEMA_VERSION:
             self._connection.close()
             raise UnknownVersionError(f"it is of version {version}, this service reads version {_SCHEMA_VERSION}")
+        if version < _SCHEMA_VERSION:
+            steps = [_SCHEMA] if version == 0 else []
+            steps += [_MIGRATIONS[number] for number in range(max(1, version), _SCHEMA_VERSION)]
+            script = "".join(steps)
+            self._connection.executescript(f"BEGIN; {script} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+        self._path = path
+        self._inode = path.stat().st_ino
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Runs the body as one transaction, undone as a whole if it raises. Nested use joins the outer one."""
+        """Runs the body as one transaction, undone as a whole if it raises. Nested use joins the outer one.
+
+        Raises:
+            OrtoscopeError: DATA_LOSS, STORE_LOST: the file was deleted or replaced; SQLite would go on writing to what
+                no one can ever read again.
+        """
         with self.condition:
             if self._connection.in_transaction:
                 yield self._connection
                 return
+            if not self.is_there():
+                raise store_lost()
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -94,6 +140,13 @@ class Database:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def is_there(self) -> bool:
+        """Whether the file that was opened is still the one under its name."""
+        try:
+            return self._path.stat().st_ino == self._inode
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Closes the file; unfinished transactions of other threads end first."""

@@ -3,12 +3,14 @@
 import enum
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ortoscope_service.errors import Code, OrtoscopeError, not_found
 from ortoscope_service.jobs.database import Database
+from ortoscope_service.jobs.failures import error_from_json, error_to_json
+from ortoscope_service.jobs.provenance import spec_digest
 from ortoscope_service.jobs.requests import Request, RequestLog
 from ortoscope_service.runtime.cancellation import Cancellation
 
@@ -77,6 +79,29 @@ class Operation:
     error: OrtoscopeError | None
     """How it failed, if it did."""
 
+    spec: Mapping[str, Any]
+    """What it was asked to do, as JSON; see `jobs.kinds`."""
+
+    draft: bytes
+    """The serialized message of its result, as far as that was known when it was asked for."""
+
+    estimate: float | None
+    """Seconds that it will still take, estimated when its progress was last recorded; None while nothing is known."""
+
+    time_limit: float | None
+    """Seconds from its acceptance to its deadline; None without one."""
+
+    job: str
+    """Digest of what it was asked to do: operations that were asked for the same have the same."""
+
+    ended_at_uptime: float | None
+    """The store's uptime when it ended."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When it ends with DEADLINE_EXCEEDED unless it is done, in seconds since 1970; None without a limit."""
+        return None if self.time_limit is None else self.create_time + self.time_limit
+
 
 @dataclass(frozen=True)
 class NewOperation:
@@ -97,9 +122,18 @@ class NewOperation:
     request: Request = field(default_factory=Request)
     """The request that asks for it."""
 
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """What to do, as JSON."""
+
+    draft: bytes = b""
+    """The serialized message of its result, as far as it is known."""
+
+    time_limit: float | None = None
+    """Seconds that it may take from now, waiting included; None: as long as it takes."""
+
 
 class OperationStore:
-    """The operations of a store. Those that an earlier server did not finish are recorded as failed at once.
+    """The operations of a store. Those that an earlier server was running wait for their turn again.
 
     Args:
         database: Where they are recorded.
@@ -110,17 +144,19 @@ class OperationStore:
         self._database = database
         self._requests = RequestLog(database)
         self._max_pending = max_pending
+        self._deadlines: dict[str, float] = {}
         with database.transaction() as sql:
             sql.execute(
-                "UPDATE operations SET state = ?, error = ?, end_time = ? WHERE state IN (?, ?)",
-                (
-                    State.FAILED.value,
-                    _dump_error(server_restarted()),
-                    time.time(),
-                    State.QUEUED.value,
-                    State.RUNNING.value,
-                ),
+                "UPDATE operations SET state = ?, estimate = NULL WHERE state = ?",
+                (State.QUEUED.value, State.RUNNING.value),
             )
+            for operation in self.pending():
+                if operation.cancel_requested:
+                    self.fail(operation.id, cancelled())
+                elif operation.time_limit is not None:
+                    # The clock may have jumped: no jump leaves more time than was asked for.
+                    left = operation.create_time + operation.time_limit - time.time()
+                    self._deadlines[operation.id] = time.monotonic() + min(operation.time_limit, left)
 
     def find(self, request: Request) -> Operation | None:
         """The operation that an earlier, equal request with this id was answered with; None if there was none.
@@ -155,10 +191,24 @@ class OperationStore:
                     metadata={"max_pending_operations": str(self._max_pending)},
                 )
             sql.execute(
-                "INSERT INTO operations (id, verb, target, dataset, state, create_time) VALUES (?, ?, ?, ?, ?, ?)",
-                (new.id, new.verb, new.target, new.dataset, State.QUEUED.value, time.time()),
+                "INSERT INTO operations (id, verb, target, dataset, state, create_time, spec, job, draft, time_limit) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    new.id,
+                    new.verb,
+                    new.target,
+                    new.dataset,
+                    State.QUEUED.value,
+                    time.time(),
+                    json.dumps(new.spec),
+                    spec_digest({"verb": new.verb, **new.spec}),
+                    new.draft,
+                    new.time_limit,
+                ),
             )
             self._requests.add(new.request, new.id)
+            if new.time_limit is not None:
+                self._deadlines[new.id] = time.monotonic() + new.time_limit
             return self.get(new.id), True
 
     def get(self, operation_id: str) -> Operation:
@@ -178,13 +228,13 @@ class OperationStore:
             )
         return _operation(row)
 
-    def list(self, *, done: bool | None = None, before: int | None = None, count: int) -> "list[Operation]":
+    def list(self, *, done: bool | None = None, before: int | None = None, count: int) -> Sequence[Operation]:
         """Operations, newest first.
 
         Args:
             done: Only those that ended (True) or that did not (False); all if None.
             before: Only those with a smaller sequence number; all if None.
-            count: Most operations to return.
+            count: Most operations to return; -1 for all.
         """
         states = [state.value for state in State if done is None or state.done == done]
         places = ", ".join("?" * len(states))
@@ -195,6 +245,14 @@ class OperationStore:
                 (*states, before if before is not None else 2**62, count),
             ).fetchall()
         return [_operation(row) for row in rows]
+
+    def pending(self) -> Sequence[Operation]:
+        """All operations that wait or run, oldest first."""
+        return self.list(done=False, count=-1)[::-1]
+
+    def deadline(self, operation_id: str) -> float | None:
+        """The moment on `time.monotonic()`'s clock at which an operation must have ended; None without a limit."""
+        return self._deadlines.get(operation_id)
 
     def count_pending(self) -> int:
         """How many operations wait or run."""
@@ -208,17 +266,20 @@ class OperationStore:
         """Records that work begins; False if the operation ended (was cancelled or deleted) before."""
         with self._database.transaction() as sql:
             changed = sql.execute(
-                "UPDATE operations SET state = ?, start_time = ? WHERE id = ? AND state = ?",
+                "UPDATE operations SET state = ?, start_time = COALESCE(start_time, ?) WHERE id = ? AND state = ?",
                 (State.RUNNING.value, time.time(), operation_id, State.QUEUED.value),
             )
             return changed.rowcount == 1
 
-    def progress(self, operation_id: str, stage: str, done_items: int, total_items: int) -> None:
-        """Records how far an operation is."""
+    def progress(
+        self, operation_id: str, stage: str, done_items: int, total_items: int, estimate: float | None = None
+    ) -> None:
+        """Records how far an operation is, and how many seconds it will still take, if that can be told."""
         with self._database.transaction() as sql:
             sql.execute(
-                "UPDATE operations SET stage = ?, done_items = ?, total_items = ? WHERE id = ? AND state = ?",
-                (stage, done_items, total_items, operation_id, State.RUNNING.value),
+                "UPDATE operations SET stage = ?, done_items = ?, total_items = ?, estimate = ? "
+                "WHERE id = ? AND state = ?",
+                (stage, done_items, total_items, estimate, operation_id, State.RUNNING.value),
             )
 
     def succeed(self, operation_id: str, publish: Callable[[], str]) -> None:
@@ -234,7 +295,14 @@ class OperationStore:
     def fail(self, operation_id: str, error: OrtoscopeError) -> None:
         """Ends an operation with an error; one of code CANCELLED ends it as cancelled."""
         state = State.CANCELLED if error.code is Code.CANCELLED else State.FAILED
-        self._end(operation_id, state, error=_dump_error(error))
+        self._end(operation_id, state, error=json.dumps(error_to_json(error)))
+
+    def end_waiting(self, operation_id: str, error: OrtoscopeError) -> None:
+        """Ends an operation with an error if it still waits."""
+        with self._database.transaction() as sql:
+            row = sql.execute("SELECT state FROM operations WHERE id = ?", (operation_id,)).fetchone()
+            if row is not None and row["state"] == State.QUEUED.value:
+                self.fail(operation_id, error)
 
     def request_cancel(self, operation_id: str) -> Operation:
         """Records the wish to cancel; an operation that still waits ends at once. One that ended stays as it is.
@@ -268,6 +336,26 @@ class OperationStore:
             sql.execute("DELETE FROM operations WHERE id = ?", (operation_id,))
             self._requests.forget(operation_id)
 
+    def expire(self, retention_seconds: float) -> Sequence[str]:
+        """Deletes the records of operations that ended more than so many seconds of uptime ago; returns their ids.
+
+        Age is counted in seconds that servers had the store open, so that a clock that jumps makes nothing old.
+        """
+        with self._database.transaction() as sql:
+            rows = sql.execute(
+                "SELECT id FROM operations WHERE ended_at_uptime < (SELECT seconds FROM uptime) - ?",
+                (retention_seconds,),
+            ).fetchall()
+            expired = [str(row["id"]) for row in rows]
+            for operation_id in expired:
+                self.delete(operation_id)
+        return expired
+
+    def add_uptime(self, seconds: float) -> None:
+        """Counts seconds that the store was open."""
+        with self._database.transaction() as sql:
+            sql.execute("UPDATE uptime SET seconds = seconds + ?", (seconds,))
+
     def wait(self, operation_id: str, timeout: float, cancellation: Cancellation | None = None) -> Operation:
         """Waits until an operation ended, `timeout` seconds passed, or the wait was cancelled; returns its state then.
 
@@ -299,9 +387,11 @@ class OperationStore:
     def _end(self, operation_id: str, state: State, *, result: str | None = None, error: str | None = None) -> None:
         with self._database.transaction() as sql:
             sql.execute(
-                "UPDATE operations SET state = ?, result = ?, error = ?, end_time = ? WHERE id = ?",
+                "UPDATE operations SET state = ?, result = ?, error = ?, end_time = ?, estimate = NULL, "
+                "ended_at_uptime = (SELECT seconds FROM uptime) WHERE id = ?",
                 (state.value, result, error, time.time(), operation_id),
             )
+        self._deadlines.pop(operation_id, None)
         with self._database.condition:
             self._database.condition.notify_all()
 
@@ -311,35 +401,13 @@ def cancelled() -> OrtoscopeError:
     return OrtoscopeError(Code.CANCELLED, "CANCELLED", "The operation was cancelled.")
 
 
-def server_restarted() -> OrtoscopeError:
-    """The error of an operation that the end of the server cut short."""
+def deadline_exceeded() -> OrtoscopeError:
+    """The error of an operation whose time limit passed."""
     return OrtoscopeError(
-        Code.ABORTED,
-        "SERVER_RESTARTED",
-        "The server was restarted before the operation ended. Ask for it again.",
-    )
-
-
-def _dump_error(error: OrtoscopeError) -> str:
-    return json.dumps(
-        {
-            "code": error.code.value,
-            "reason": error.reason,
-            "message": error.message,
-            "field": error.field,
-            "metadata": error.metadata,
-        }
-    )
-
-
-def _load_error(text: str) -> OrtoscopeError:
-    parts: dict[str, Any] = json.loads(text)
-    return OrtoscopeError(
-        Code(parts["code"]),
-        parts["reason"],
-        parts["message"],
-        field=parts["field"],
-        metadata=parts["metadata"],
+        Code.DEADLINE_EXCEEDED,
+        "DEADLINE_EXCEEDED",
+        "The operation's time limit passed before it was done. Ask again with more time: what was done is kept for a "
+        "while, and is not done again.",
     )
 
 
@@ -347,5 +415,6 @@ def _operation(row: Any) -> Operation:
     values = dict(row)
     values["state"] = State(values["state"])
     values["cancel_requested"] = bool(values["cancel_requested"])
-    values["error"] = _load_error(values["error"]) if values["error"] else None
+    values["spec"] = json.loads(values["spec"])
+    values["error"] = error_from_json(json.loads(values["error"])) if values["error"] else None
     return Operation(**values)

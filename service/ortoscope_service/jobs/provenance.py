@@ -4,8 +4,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from ortoscope_service.analysis.execution import ExecutionConfig
+from ortoscope_service.runtime.sessions import SessionConfig
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,19 @@ def execution_spec(execution: ExecutionConfig) -> dict[str, object]:
         "optimization_level": execution.session.optimization_level,
         "intra_op_threads": execution.session.intra_op_threads,
     }
+
+
+def execution_from_spec(spec: Mapping[str, Any], verdicts: Path | None) -> ExecutionConfig:
+    """How the model is run, as `execution_spec` was given it.
+
+    Args:
+        spec: What `execution_spec` made.
+        verdicts: Folder in which the parity gate keeps what it found out, if it does.
+    """
+    session = SessionConfig(
+        providers=tuple(spec["providers"]),
+        intra_op_threads=spec["intra_op_threads"],
+        optimization_level=spec["optimization_level"],
+        verdicts=verdicts,
+    )
+    return ExecutionConfig(spec["batch_size"], session)

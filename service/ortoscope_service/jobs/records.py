@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ortoscope_service.errors import not_found
-from ortoscope_service.jobs.artifacts import BlobStore
+from ortoscope_service.jobs.blobs import BlobStore
 from ortoscope_service.jobs.database import Database
 
 

@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ortoscope_service.errors import Code, OrtoscopeError
-from ortoscope_service.jobs.artifacts import BlobStore
+from ortoscope_service.jobs.artifacts import ArtifactStore, store_lost
+from ortoscope_service.jobs.blobs import BlobStore
 from ortoscope_service.jobs.database import Database, UnknownVersionError
 from ortoscope_service.jobs.failures import as_ortoscope_error, is_disk_full
 from ortoscope_service.jobs.operations import OperationStore
 from ortoscope_service.jobs.records import RecordStore
 from ortoscope_service.jobs.requests import RequestLog
+from ortoscope_service.jobs.shards import ShardLog
+from ortoscope_service.jobs.tasks import ARTIFACTS, PERMITS
 
 
 class Store:
@@ -32,7 +35,6 @@ class Store:
     def __init__(self, root: Path, max_pending_operations: int = 100) -> None:
         with _usable():
             root.mkdir(parents=True, exist_ok=True)
-            self.workspace = root / "work"
             self._lock = StoreLock(root / "server.lock")
             self._open(root, max_pending_operations)
 
@@ -40,17 +42,37 @@ class Store:
         try:
             self._database = Database(root / "operations.db")
             self.blobs = BlobStore(root / "blobs")
+            self.artifacts = ArtifactStore(root / ARTIFACTS)
+            self.artifacts.make()
+            _empty(root / PERMITS)
             self.requests = RequestLog(self._database)
             self.operations = OperationStore(self._database, max_pending_operations)
             self.records = RecordStore(self._database, self.blobs)
+            self.shards = ShardLog(self._database, self.artifacts)
         except BaseException:
             self._lock.release()
             raise
+
+    def check(self) -> None:
+        """Refuses a store that was deleted or replaced since it was opened.
+
+        Raises:
+            OrtoscopeError: DATA_LOSS, STORE_LOST.
+        """
+        if not self._database.is_there():
+            raise store_lost()
 
     def close(self) -> None:
         """Closes the database and lets others have the store."""
         self._database.close()
         self._lock.release()
+
+
+def _empty(folder: Path) -> None:
+    """Makes an empty folder, whatever an earlier server left in it."""
+    folder.mkdir(exist_ok=True)
+    for leftover in folder.iterdir():
+        leftover.unlink(missing_ok=True)
 
 
 @contextmanager

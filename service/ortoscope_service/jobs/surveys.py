@@ -1,27 +1,162 @@
-"""What every job over a dataset does around its analysis: identity of the images, times, provenance."""
+"""What all jobs over the images of a dataset have in common: their spec, their first and their last tasks."""
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ortoscope_service.analysis.execution import ExecutionConfig, admitted
+from ortoscope_service.analysis.shards import shard_positions, shards_of
 from ortoscope_service.datasets.dataset import Dataset
 from ortoscope_service.errors import Code, OrtoscopeError
 from ortoscope_service.graph.taps import Tap
-from ortoscope_service.jobs.provenance import Computation, execution_spec, spec_digest
-from ortoscope_service.jobs.runner import JobContext
+from ortoscope_service.jobs.engine import Job
+from ortoscope_service.jobs.provenance import execution_from_spec, execution_spec, spec_digest
+from ortoscope_service.jobs.tasks import Outcome, Task, TaskContext
 from ortoscope_service.models.repository import ModelVersion
 
-Result = TypeVar("Result")
+_READING = "reading the list of images"
+_IDENTIFYING = "identifying the dataset"
+_ADMITTING = "comparing execution providers"
+_CHECKING = "looking for changes of the dataset"
+PARITY = "parity"
+"""Folder of the store in which the parity gate keeps its verdicts."""
+
+
+def survey_spec(
+    version: ModelVersion, tap: Tap, dataset: str, splits: Sequence[str], execution: ExecutionConfig
+) -> dict[str, Any]:
+    """The part of a job's spec that says which images go through which part of which model, and how.
+
+    Args:
+        version: The model.
+        tap: Where to look.
+        dataset: Name of the dataset.
+        splits: The splits that the images are chosen by; all if empty.
+        execution: How the model shall be run, threads resolved.
+    """
+    return {
+        "model": version.model,
+        "version": version.version,
+        "model_digest": version.manifest.digest,
+        "tap": tap.tensor,
+        "dataset": dataset,
+        "splits": list(splits),
+        "execution": execution_spec(execution),
+    }
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a job's driver knows of the images after the first tasks: all of it goes into the tasks that follow."""
+
+    images: int
+    """Number of images."""
+
+    shards: int
+    """Number of shards that they are worked on in."""
+
+    signature: str
+    """Changes when a file of the dataset does."""
+
+    dataset_digest: str
+    """Digest of the dataset."""
+
+    execution: Mapping[str, Any]
+    """How the model is run: by the provider asked for if it passed the parity gate."""
+
+    def task(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, str] | None = None,
+        *,
+        items: int = 0,
+    ) -> Task:
+        """A task on the images."""
+        return Task(
+            name,
+            {"images": self.images, "execution": self.execution, **(arguments or {})},
+            {"dataset": self.dataset_digest, **(inputs or {})},
+            items,
+        )
+
+    def shard_task(self, name: str, shard: int, inputs: Mapping[str, str] | None = None) -> Task:
+        """A task on the images of one shard."""
+        items = len(shard_positions(self.images, self.shards, shard))
+        return self.task(name, {"shard": shard, "shards": self.shards}, inputs, items=items)
+
+
+def begin(job: Job) -> Subject:
+    """The first tasks of a job: what is there, and how it is run.
+
+    Raises:
+        OrtoscopeError: NOT_FOUND: the model or dataset is gone; FAILED_PRECONDITION: the dataset cannot be read, or has
+            no image; as `Job.run` raises.
+    """
+    scanned = job.run(_READING, Task("scan"), remember=False).values
+    digest = _identify(job, scanned["signature"])
+    execution = job.run(_ADMITTING, Task("admit"), remember=False).values["execution"]
+    images = scanned["images"]
+    return Subject(images, shards_of(images, execution["batch_size"]), scanned["signature"], digest, execution)
+
+
+def finish(job: Job, subject: Subject, merged: Outcome, spec: Mapping[str, Any]) -> Outcome:
+    """The last task of a job, and what it was computed from.
+
+    Args:
+        job: The job.
+        subject: The images.
+        merged: The outcome of the job.
+        spec: What decides the numbers besides model, tap, images and execution.
+
+    Returns:
+        The outcome with the values `items`, `execution`, `dataset_digest` and `spec_digest` added.
+
+    Raises:
+        OrtoscopeError: FAILED_PRECONDITION, DATASET_CHANGED: the dataset was not the same all the time.
+    """
+    signature = job.run(_CHECKING, Task("scan"), remember=False).values["signature"]
+    if signature != subject.signature and _identify(job, signature) != subject.dataset_digest:
+        name = job.spec["dataset"]
+        raise OrtoscopeError(
+            Code.FAILED_PRECONDITION,
+            "DATASET_CHANGED",
+            f"Files of datasets/{name} changed while they were read, so the result belongs to no dataset that exists. "
+            "Try again when they are at rest.",
+            metadata={"dataset": name},
+        )
+    decisive = {
+        "verb": job.verb,
+        "model": job.spec["model_digest"],
+        "tap": job.spec["tap"],
+        "splits": job.spec["splits"],
+        "dataset": subject.dataset_digest,
+        "execution": subject.execution,
+        **spec,
+    }
+    common = {
+        "items": subject.images,
+        "execution": subject.execution,
+        "dataset_digest": subject.dataset_digest,
+        "spec_digest": spec_digest(decisive),
+    }
+    return replace(merged, values={**merged.values, **common})
+
+
+def _identify(job: Job, signature: str) -> str:
+    task = Task("identify", {"dataset": job.spec["dataset"], "signature": signature})
+    digest: str = job.run(_IDENTIFYING, task, beyond_job=True).values["digest"]
+    return digest
 
 
 @dataclass(frozen=True)
 class Survey:
-    """A pass of a model over images of a dataset."""
+    """A pass of a model over images of a dataset, as a worker sees it."""
 
     version: ModelVersion
     """The model."""
@@ -32,63 +167,75 @@ class Survey:
     dataset: Dataset
     """The images."""
 
-    dataset_name: str
-    """Resource name of the dataset."""
-
-    splits: tuple[str, ...]
-    """The splits that the images were chosen by; all if empty."""
-
     indices: NDArray[np.int64]
     """(images,) int64, which of them."""
 
     execution: ExecutionConfig
-    """How the model shall be run, threads resolved."""
+    """How the model is run."""
 
-    def run(
-        self, verb: str, spec: Mapping[str, object], context: JobContext, analyse: Callable[[ExecutionConfig], Result]
-    ) -> tuple[Result, Computation]:
-        """Runs an analysis and tells what it was computed from.
+    def shard(self, context: TaskContext) -> NDArray[np.int64]:
+        """(n,) int64, indices of the images of the task's shard."""
+        arguments = context.arguments
+        return self.indices[shard_positions(arguments["images"], arguments["shards"], arguments["shard"])]
 
-        Args:
-            verb: What is done, part of the specification.
-            spec: Everything that decides the numbers besides model, tap, images and execution.
-            context: The job.
-            analyse: The analysis, given how the model is run.
 
-        Raises:
-            OrtoscopeError: FAILED_PRECONDITION, DATASET_CHANGED: the dataset's files changed meanwhile.
-        """
-        start_time = time.time()
-        context.progress("identifying the dataset", 0, len(self.indices))
-        dataset_digest = self.dataset.digest()
-        execution = admitted(self.version, self.tap, self.execution)
-        result = analyse(execution)
-        if self.dataset.digest() != dataset_digest:
-            raise OrtoscopeError(
-                Code.FAILED_PRECONDITION,
-                "DATASET_CHANGED",
-                f"Files of {self.dataset_name} changed while they were read, so the result belongs to no dataset that "
-                "exists. Try again when they are at rest.",
-                metadata={"dataset": self.dataset_name},
-            )
-        specification = {
-            "verb": verb,
-            "model": self.version.manifest.digest,
-            "tap": self.tap.tensor,
-            "dataset": dataset_digest,
-            "splits": list(self.splits),
-            "execution": execution_spec(execution),
-            **spec,
-        }
-        preprocessing = self.version.image_input.preprocessing
-        computation = Computation(
-            execution=execution,
-            spec_digest=spec_digest(specification),
-            preprocessing=preprocessing.describe() if preprocessing is not None else "",
-            items=len(self.indices),
-            start_time=start_time,
-            end_time=time.time(),
-            dataset=self.dataset_name,
-            dataset_digest=dataset_digest,
-        )
-        return result, computation
+def open_survey(context: TaskContext) -> Survey:
+    """What a task's spec names.
+
+    Raises:
+        OrtoscopeError: NOT_FOUND; FAILED_PRECONDITION: MODEL_CHANGED, DATASET_CHANGED, PROVIDERS_DISAGREE,
+            DATASET_UNREADABLE.
+    """
+    spec = context.spec
+    version = context.models.get(spec["model"], spec["version"])
+    if version.manifest.digest != spec["model_digest"]:
+        raise _changed("MODEL_CHANGED", f"models/{spec['model']}/versions/{spec['version']}")
+    tap = next(tap for tap in version.manifest.taps if tap.tensor == spec["tap"])
+    dataset = context.datasets.get(spec["dataset"])
+    indices = _selected(dataset, tuple(spec["splits"]))
+    verdicts = Path(context.environment.store) / PARITY
+    execution = execution_from_spec(context.arguments.get("execution", spec["execution"]), verdicts)
+    if context.arguments.get("images", len(indices)) != len(indices):
+        raise _changed("DATASET_CHANGED", f"datasets/{spec['dataset']}")
+    return Survey(version, tap, dataset, indices, execution)
+
+
+def _scan(context: TaskContext) -> dict[str, Any]:
+    """Task: how many images there are, and the signature of the dataset's files."""
+    survey = open_survey(context)
+    return {"images": len(survey.indices), "signature": survey.dataset.signature(context.alive)}
+
+
+def _identify_files(context: TaskContext) -> dict[str, Any]:
+    """Task: the digest of the dataset."""
+    return {"digest": context.datasets.get(context.arguments["dataset"]).digest(context.alive)}
+
+
+def _admit(context: TaskContext) -> dict[str, Any]:
+    """Task: how the model is run, after the parity gate."""
+    survey = open_survey(context)
+    return {"execution": execution_spec(admitted(survey.version, survey.tap, survey.execution))}
+
+
+TASKS: Mapping[str, Callable[[TaskContext], dict[str, Any]]] = {
+    "scan": _scan,
+    "identify": _identify_files,
+    "admit": _admit,
+}
+"""What workers do for every job over the images of a dataset."""
+
+
+@functools.lru_cache(maxsize=8)
+def _selected(dataset: Dataset, splits: tuple[str, ...]) -> NDArray[np.int64]:
+    indices = dataset.select(splits)
+    indices.setflags(write=False)
+    return indices
+
+
+def _changed(reason: str, what: str) -> OrtoscopeError:
+    return OrtoscopeError(
+        Code.FAILED_PRECONDITION,
+        reason,
+        f"{what} is no longer what it was when the operation was asked for. Ask again.",
+        metadata={"resource": what},
+    )

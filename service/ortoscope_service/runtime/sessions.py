@@ -3,12 +3,10 @@
 import importlib.metadata
 import logging
 import re
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +106,11 @@ class SessionConfig:
     """Whether working memory goes back to the system after a run, all but the arena's first block (one tensor of the
     first run), unless that run asks to keep it. On, because the arena otherwise keeps its peak for good."""
 
+    arena: bool = True
+    """Whether ONNX Runtime keeps an arena of its own for working memory, rather than to ask the C library. An arena is
+    never smaller than the largest tensor of its first run; without one, batches that run back to back take a third
+    longer unless the C library is told to keep what was freed."""
+
     verdicts: Path | None = None
     """Folder in which `parity.open_session` keeps what it found out about providers other than the CPU's. None: it
     finds out anew for every session."""
@@ -127,17 +130,51 @@ class TensorInfo:
     """Extent of every axis; -1 where it is free. Empty for a scalar."""
 
 
+class RunnableSession(Protocol):
+    """What is used of a `Session`, wherever it lives; `Session` tells more."""
+
+    @property
+    def config(self) -> SessionConfig:
+        """The configuration, its threads resolved."""
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """What `run` must be fed."""
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """What `run` returns."""
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers that the session registered."""
+
+    @property
+    def parity(self) -> ParityReport | None:
+        """How the provider that was asked for compared with the CPU provider."""
+
+    def run(
+        self,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        cancellation: Cancellation | None = None,
+        *,
+        keep_memory: bool = False,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Computes all outputs."""
+
+
 class Session:
     """A loaded model. `run` may be called from several threads at once.
 
     Args:
         model: The ONNX file.
         config: How to run it.
+        cancellation: Stops the loading when raised, between two steps of it.
 
     Raises:
         OrtoscopeError: `UNKNOWN_PROVIDER`, `UNKNOWN_OPTIMIZATION_LEVEL`, `INVALID_THREADS`; `NOT_ONNX`,
             `OPERATOR_NOT_IMPLEMENTED` or `MODEL_NOT_LOADABLE` when ONNX Runtime refuses the model;
-            `OUT_OF_MEMORY` (RESOURCE_EXHAUSTED).
+            `OUT_OF_MEMORY` (RESOURCE_EXHAUSTED); `CANCELLED` or `DEADLINE_EXCEEDED`.
 
     Attributes:
         config: The configuration, its threads resolved.
@@ -148,7 +185,11 @@ class Session:
             made the session on another one.
     """
 
-    def __init__(self, model: bytes, config: SessionConfig = SessionConfig()) -> None:
+    def __init__(
+        self, model: bytes, config: SessionConfig = SessionConfig(), cancellation: Cancellation | None = None
+    ) -> None:
+        cancellation = cancellation or Cancellation()
+        cancellation.raise_if_cancelled()
         self.config = _resolve(config)
         self.parity: ParityReport | None = None
         options = _session_options(self.config)
@@ -160,8 +201,10 @@ class Session:
             for name in plugins:
                 device = plugin_device(name)
                 options.add_provider_for_devices([device], plugin_options(name, self.config.intra_op_threads))
-            self._session = onnxruntime.InferenceSession(model, sess_options=options, providers=names)
+            with cancellation.on_cancel(lambda: options.set_load_cancellation_flag(True)):
+                self._session = onnxruntime.InferenceSession(model, sess_options=options, providers=names)
         except _ORT_ERRORS as error:
+            cancellation.raise_if_cancelled()
             raise _load_error(error) from error
         # ORT's Python layer would otherwise answer a provider's failure with a second attempt on the CPU.
         self._session.disable_fallback()
@@ -195,7 +238,7 @@ class Session:
                 (RESOURCE_EXHAUSTED); `MODEL_RUN_FAILED` (FAILED_PRECONDITION: this model cannot compute this input);
                 `CANCELLED` or `DEADLINE_EXCEEDED`.
         """
-        checked = _check_feeds(feeds, self.inputs)
+        checked = check_feeds(feeds, self.inputs)
         cancellation = cancellation or Cancellation()
         cancellation.raise_if_cancelled()
         options = self._run_options(keep_memory=keep_memory)
@@ -225,65 +268,9 @@ class Session:
         """Fresh for every run: the terminate flag stays up once raised."""
         options = onnxruntime.RunOptions()
         options.log_severity_level = _FATAL
-        if self.config.shrink_memory and not keep_memory:
+        if self.config.arena and self.config.shrink_memory and not keep_memory:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         return options
-
-
-class SessionCache:
-    """The most recently used sessions, each made once. Safe to use from several threads.
-
-    A session that is dropped lives on until its last run is over.
-
-    Args:
-        capacity: The largest number of sessions kept, at least 1.
-    """
-
-    def __init__(self, capacity: int = 8) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity is {capacity}, must be at least 1")
-        self._capacity = capacity
-        self._lock = threading.Lock()
-        self._slots: OrderedDict[Hashable, _Slot] = OrderedDict()
-
-    def get(self, key: Hashable, make: Callable[[], Session]) -> Session:
-        """The session of this key; the first caller makes it while further ones for the same key wait.
-
-        Args:
-            key: Everything that the session depends on: the model's digest, its outputs, the configuration.
-            make: Makes the session. If it raises, nothing is kept and the next caller tries again.
-
-        Returns:
-            The session.
-        """
-        with self._lock:
-            slot = self._slots.setdefault(key, _Slot())
-            self._slots.move_to_end(key)
-            while len(self._slots) > self._capacity:
-                self._slots.popitem(last=False)
-        with slot.lock:
-            if slot.session is None:
-                try:
-                    slot.session = make()
-                except BaseException:
-                    with self._lock:
-                        if self._slots.get(key) is slot:
-                            del self._slots[key]
-                    raise
-            return slot.session
-
-    def clear(self) -> None:
-        """Forgets all sessions."""
-        with self._lock:
-            self._slots.clear()
-
-
-class _Slot:
-    """A place in a `SessionCache`; its lock is held while its session is made."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.session: Session | None = None
 
 
 def onnxruntime_version() -> str:
@@ -373,6 +360,7 @@ def _session_options(config: SessionConfig) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     # Its one block for all intermediates lies beside the arena: it doubled what stays after a run, and saved no time.
     options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = config.arena
     options.log_severity_level = _FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if config.allow_spinning else "0")
     if "CPUExecutionProvider" not in config.providers:
@@ -392,7 +380,12 @@ def _tensor_info(value: onnxruntime.NodeArg) -> TensorInfo:
     return TensorInfo(value.name, data_type, tuple(size if isinstance(size, int) else -1 for size in value.shape))
 
 
-def _check_feeds(feeds: Mapping[str, npt.NDArray[Any]], inputs: Sequence[TensorInfo]) -> dict[str, npt.NDArray[Any]]:
+def check_feeds(feeds: Mapping[str, npt.NDArray[Any]], inputs: Sequence[TensorInfo]) -> dict[str, npt.NDArray[Any]]:
+    """The feeds of a run as ONNX Runtime takes them: contiguous, in the byte order of this machine.
+
+    Raises:
+        OrtoscopeError: `UNKNOWN_INPUT`, `MISSING_INPUT`, `INVALID_TENSOR` (INVALID_ARGUMENT).
+    """
     names = ", ".join(repr(info.name) for info in inputs) or "none"
     for name in feeds:
         if all(name != info.name for info in inputs):

@@ -1,7 +1,9 @@
 """How many threads this process may really use."""
 
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from ortoscope_service.runtime.control_groups import control_groups
 
 
 def available_threads() -> int:
@@ -18,25 +20,9 @@ def available_threads() -> int:
 
 def _cgroup_quota(root: Path) -> float | None:
     """CPUs granted by the process's control groups, or None without a limit; `root` holds /proc and /sys."""
-    try:
-        memberships = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    quotas: list[float] = []
-    for membership in memberships:
-        _, controllers, path = membership.split(":", 2)
-        if not controllers:
-            mount, read_quota = root / "sys/fs/cgroup", _quota_v2
-        elif "cpu" in controllers.split(","):
-            mount, read_quota = root / "sys/fs/cgroup/cpu", _quota_v1
-        else:
-            continue
-        group = PurePosixPath(path).relative_to("/")
-        for ancestor in (group, *group.parents):
-            quota = read_quota(mount / ancestor)
-            if quota is not None:
-                quotas.append(quota)
-    return min(quotas, default=None)
+    readers = {1: _quota_v1, 2: _quota_v2}
+    quotas = [readers[group.version](group.folder) for group in control_groups("cpu", root)]
+    return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def _quota_v2(group: Path) -> float | None:

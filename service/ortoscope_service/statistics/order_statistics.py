@@ -1,8 +1,8 @@
-"""Exact upper quantiles of a stream, in memory proportional to the share of values above them.
+"""The largest values of a stream, and where a quantile lies among them.
 
 A quantile near 1 depends on the few largest values alone. With the number of values known in advance, keeping that many
 of the largest per unit gives the quantile of the whole stream exactly, where a sketch (Network Dissection's and its
-successors') gives it with an error in rank.
+successors') gives it with an error in rank. `selection` finds it, in however many parts the stream came.
 """
 
 import math
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
+Int64Array = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,183 @@ class QuantilePosition:
         """How many of the largest values decide the quantile."""
         return self.count - self.lower
 
+    def between(self, lower: Float64Array, upper: Float64Array) -> Float64Array:
+        """The quantile between two neighbouring order statistics, as NumPy computes it: from the nearer end.
+
+        Equal ends give just that value.
+        """
+        difference = upper - lower
+        if self.weight >= 0.5:
+            return upper - difference * (1 - self.weight)
+        return lower + difference * self.weight
+
+
+@dataclass(frozen=True)
+class KeptValues:
+    """The largest values of each of U units in a part of a stream.
+
+    Together with the values that equal the floor they are all values of the part that lie at or above the floor.
+    """
+
+    value: Float32Array
+    """(n,) float32: the values, unit after unit; none lies below its unit's floor."""
+
+    start: Int64Array
+    """(U + 1,) int64: those of unit u are value[start[u]] to value[start[u + 1]]."""
+
+    floor: Float32Array
+    """(U,) float32: what is not kept lies at or below it."""
+
+    equal: Int64Array
+    """(U,) int64: how many values equal the floor and are not kept."""
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """It as arrays, for `from_arrays`."""
+        return {"value": self.value, "start": self.start, "floor": self.floor, "equal": self.equal}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "KeptValues":
+        """What `to_arrays` was called on."""
+        return cls(arrays["value"], arrays["start"], arrays["floor"], arrays["equal"])
+
+
+class NotFiniteError(ValueError):
+    """A value is infinite or not a number.
+
+    Attributes:
+        image: Index of the image within the update.
+        unit: The unit.
+    """
+
+    def __init__(self, image: int, unit: int) -> None:
+        super().__init__(f"value of unit {unit} in image {image} of the update is not finite")
+        self.image = image
+        self.unit = unit
+
+
+class LargestValues:
+    """The `depth` largest values of each unit that lie above a bound, with the smallest and largest of all.
+
+    Args:
+        units: Number of units.
+        depth: How many of the largest values to keep, at least 1.
+        bound: (units,) float32: values that are not above it are not kept, but those equal to it counted; None: any
+            value may be kept.
+
+    Attributes:
+        floor: (units,) float32: the bound, or what `depth` values so far do not lie below if larger; it only rises.
+        minimum: (units,) float32: smallest value so far.
+        maximum: (units,) float32: largest value so far.
+    """
+
+    def __init__(self, units: int, depth: int, bound: Float32Array | None = None) -> None:
+        self.depth = depth
+        self.floor: Float32Array = np.full(units, -np.inf, np.float32) if bound is None else bound.astype(np.float32)
+        self.minimum: Float32Array = np.full(units, np.inf, np.float32)
+        self.maximum: Float32Array = np.full(units, -np.inf, np.float32)
+        self._kept: Float32Array = np.empty((units, 0), np.float32)
+        self._fill: Int64Array = np.zeros(units, np.int64)
+        self._equal: Int64Array = np.zeros(units, np.int64)
+
+    @staticmethod
+    def bytes_needed(units: int, depth: int, values: int) -> int:
+        """Bytes that the accumulator takes at most.
+
+        Args:
+            units: Number of units.
+            depth: How many of the largest values are kept.
+            values: How many values of each unit come in.
+        """
+        return units * min(_capacity(depth), values + 1) * 4
+
+    def update(self, values: Float32Array) -> Float32Array:
+        """Takes in maps (images, units, sites) float32.
+
+        Returns:
+            The largest value of each map, (images, units) float32.
+
+        Raises:
+            NotFiniteError: A value is infinite or not a number.
+        """
+        images, units, sites = values.shape
+        self._make_room(images * sites)
+        peak = np.empty((images, units), np.float32)
+        image, unit = _take(
+            np.ascontiguousarray(values),
+            self._kept,
+            self._fill,
+            self.floor,
+            self._equal,
+            self.depth,
+            self.minimum,
+            self.maximum,
+            peak,
+        )
+        if image >= 0:
+            raise NotFiniteError(image, unit)
+        return peak
+
+    def kept(self) -> KeptValues:
+        """The values."""
+        _trim(self._kept, self._fill, self.floor, self._equal, self.depth)
+        start = np.concatenate((np.zeros(1, np.int64), np.cumsum(self._fill)))
+        taken = np.arange(self._kept.shape[1]) < self._fill[:, None]
+        return KeptValues(self._kept[taken], start, self.floor.copy(), self._equal.copy())
+
+    def _make_room(self, values: int) -> None:
+        """Sees to it that so many more values fit in, or that what overflows is more than the depth."""
+        needed = min(_capacity(self.depth), int(self._fill.max(initial=0)) + values + 1)
+        if needed <= self._kept.shape[1]:
+            return
+        # Room grows with what is kept, because above a bound that is little; by half, so that copying is rare.
+        roomy = np.empty((len(self._fill), min(_capacity(self.depth), needed + needed // 2)), np.float32)
+        roomy[:, : self._kept.shape[1]] = self._kept
+        self._kept = roomy
+
+
+def _capacity(depth: int) -> int:
+    """Values that are held for each unit to keep `depth` of them.
+
+    Twice as many and a little more: sorting out the smaller half then costs O(1) for each value that comes in.
+    """
+    return 2 * depth + 256
+
 
 @numba.njit(nogil=True, cache=True)
-def survey(
-    values: Any, kept: Any, fill: Any, floor: Any, depth: int, minimum: Any, maximum: Any, peak: Any
+def _sort_out(kept: Any, fill: int, depth: int, former_floor: float, equal: int) -> tuple[float, int]:
+    """Moves the `depth` largest of kept[:fill] to its front.
+
+    Returns:
+        The smallest of them, the new floor; and how many values that equal it were left out, given that there were
+        `equal` of the former floor.
+    """
+    ordered = np.partition(kept[:fill], fill - depth)
+    floor = ordered[fill - depth]
+    left_out = equal if floor == former_floor else 0
+    for index in range(fill - depth):
+        if ordered[index] == floor:
+            left_out += 1
+    kept[:depth] = ordered[fill - depth :]
+    return floor, left_out
+
+
+@numba.njit(nogil=True, cache=True)
+def _trim(kept: Any, fill: Any, floor: Any, equal: Any, depth: int) -> None:
+    """Leaves no more than `depth` values of each unit."""
+    for unit in range(len(fill)):
+        if fill[unit] > depth:
+            floor[unit], equal[unit] = _sort_out(kept[unit], fill[unit], depth, floor[unit], equal[unit])
+            fill[unit] = depth
+
+
+@numba.njit(nogil=True, cache=True)
+def _take(
+    values: Any, kept: Any, fill: Any, floor: Any, equal: Any, depth: int, minimum: Any, maximum: Any, peak: Any
 ) -> tuple[int, int]:
     """Adds maps (images, units, sites) to the largest values kept of each unit, and finds each map's peak.
 
-    Updates `kept` (units, capacity), `fill` (units,), `floor` (units,), `minimum` (units,) and `maximum` (units,) in
-    place, and writes `peak` (images, units).
+    Updates `kept` (units, capacity), and `fill`, `floor`, `equal`, `minimum` and `maximum`, all (units,), in place, and
+    writes `peak` (images, units).
 
     Returns:
         Image and unit of the first value that is not finite; (-1, -1) if all are.
@@ -79,141 +248,12 @@ def survey(
                     kept[unit, fill[unit]] = value
                     fill[unit] += 1
                     if fill[unit] == capacity:
-                        ordered = np.partition(kept[unit], capacity - depth)
-                        kept[unit, :depth] = ordered[capacity - depth :]
-                        fill[unit] = depth
-                        bar = ordered[capacity - depth]
+                        bar, equal[unit] = _sort_out(kept[unit], capacity, depth, bar, equal[unit])
                         floor[unit] = bar
+                        fill[unit] = depth
+                elif value == bar:
+                    equal[unit] += 1
             peak[image, unit] = highest
             minimum[unit] = min(minimum[unit], lowest)
             maximum[unit] = max(maximum[unit], highest)
     return -1, -1
-
-
-class NotFiniteError(ValueError):
-    """A value is infinite or not a number.
-
-    Attributes:
-        image: Index of the image within the update.
-        unit: The unit.
-    """
-
-    def __init__(self, image: int, unit: int) -> None:
-        super().__init__(f"value of unit {unit} in image {image} of the update is not finite")
-        self.image = image
-        self.unit = unit
-
-
-class LargestValues:
-    """The `depth` largest values of each unit, with their smallest and largest.
-
-    Args:
-        units: Number of units.
-        depth: How many of the largest values to keep.
-    """
-
-    def __init__(self, units: int, depth: int) -> None:
-        self.units = units
-        self.depth = depth
-        # Twice the depth and a little more: sorting out the smaller half then costs O(1) for each value that comes in.
-        self._kept: Float32Array = np.empty((units, self.capacity(depth)), np.float32)
-        self._fill = np.zeros(units, np.int64)
-        self.floor: Float32Array = np.full(units, -np.inf, np.float32)
-        """(units,) float32: `depth` values so far are at or above it; it only rises, and no quantile ends below it."""
-        self.minimum: Float32Array = np.full(units, np.inf, np.float32)
-        """(units,) float32: smallest value so far."""
-        self.maximum: Float32Array = np.full(units, -np.inf, np.float32)
-        """(units,) float32: largest value so far."""
-
-    @staticmethod
-    def capacity(depth: int) -> int:
-        """Values that are held for each unit to keep `depth` of them."""
-        return 2 * depth + 256
-
-    @classmethod
-    def bytes_needed(cls, units: int, depth: int) -> int:
-        """Bytes that the accumulator takes."""
-        return units * cls.capacity(depth) * 4
-
-    def update(self, values: Float32Array) -> Float32Array:
-        """Takes in maps (images, units, sites) float32.
-
-        Returns:
-            The largest value of each map, (images, units) float32.
-
-        Raises:
-            NotFiniteError: A value is infinite or not a number.
-        """
-        peak = np.empty(values.shape[:2], np.float32)
-        image, unit = survey(
-            np.ascontiguousarray(values),
-            self._kept,
-            self._fill,
-            self.floor,
-            self.depth,
-            self.minimum,
-            self.maximum,
-            peak,
-        )
-        if image >= 0:
-            raise NotFiniteError(image, unit)
-        return peak
-
-    def merge(self, other: "LargestValues") -> None:
-        """Takes in everything that `other` (same units and depth) has taken in."""
-        for unit in range(self.units):
-            values = np.concatenate((self._kept[unit, : self._fill[unit]], other._kept[unit, : other._fill[unit]]))
-            if len(values) > self.depth:
-                values = np.partition(values, len(values) - self.depth)[len(values) - self.depth :]
-            if len(values) == self.depth:
-                self.floor[unit] = values.min()
-            self._kept[unit, : len(values)] = values
-            self._fill[unit] = len(values)
-        np.minimum(self.minimum, other.minimum, out=self.minimum)
-        np.maximum(self.maximum, other.maximum, out=self.maximum)
-
-    def quantile(self, position: QuantilePosition) -> Float64Array:
-        """The quantile of each unit, (units,) float64, equal to `numpy.quantile(..., method="linear")` in float64.
-
-        Raises:
-            ValueError: fewer values came in than `position` counts on, or it needs more of them than were kept.
-        """
-        if position.depth > self.depth or (self._fill < position.depth).any():
-            raise ValueError("the quantile lies below the values that were kept")
-        result = np.empty(self.units, np.float64)
-        for unit in range(self.units):
-            kept = np.sort(self._kept[unit, : self._fill[unit]]).astype(np.float64)
-            lower = kept[-position.depth]
-            upper = kept[-position.depth + 1] if position.depth > 1 else lower
-            result[unit] = _lerp(lower, upper, position.weight)
-        return result
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """The state as arrays, for `from_arrays`."""
-        return {
-            "depth": np.array(self.depth, np.int64),
-            "kept": self._kept[:, : int(self._fill.max(initial=0))].copy(),
-            "fill": self._fill.copy(),
-            "floor": self.floor.copy(),
-            "minimum": self.minimum.copy(),
-            "maximum": self.maximum.copy(),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "LargestValues":
-        """An accumulator with the state that `to_arrays` gave."""
-        result = cls(len(arrays["fill"]), int(arrays["depth"]))
-        result._kept[:, : arrays["kept"].shape[1]] = arrays["kept"]
-        result._fill[:] = arrays["fill"]
-        result.floor[:] = arrays["floor"]
-        result.minimum[:] = arrays["minimum"]
-        result.maximum[:] = arrays["maximum"]
-        return result
-
-
-def _lerp(lower: float, upper: float, weight: float) -> float:
-    """The point between two values as NumPy computes it, from the nearer end; equal ends give just that value."""
-    difference = upper - lower
-    if weight >= 0.5:
-        return upper - difference * (1 - weight)
-    return lower + difference * weight

@@ -5,21 +5,26 @@ from typing import Annotated
 
 import typer
 
-from ortoscope import __version__, models, operations
+from ortoscope import __version__, models
 from ortoscope.activations import Reduce
 from ortoscope.cli.activation_table import npz_bytes, standing_out
 from ortoscope.cli.arguments import (
+    GIVE_UP,
     DatasetOption,
     FolderOption,
+    GiveUpOption,
     ImagesArgument,
     ModelArgument,
     NoWaitOption,
-    OperationArgument,
     SplitOption,
     TapOption,
+    TimeLimitOption,
+    read_duration,
     read_site,
+    read_time_limit,
 )
 from ortoscope.cli.gradients import attribute, gradient
+from ortoscope.cli.operations import operations_app
 from ortoscope.cli.results import check_output, finish
 from ortoscope.cli.session import FAILED, JsonOption, Options, TargetOption, session
 from ortoscope.cli.thresholds import read_thresholds
@@ -39,7 +44,6 @@ app = typer.Typer(
     rich_markup_mode="rich",  # which keeps the line breaks of the examples
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-operations_app = typer.Typer(no_args_is_help=True, help="Look after the server's long-running operations.")
 app.add_typer(operations_app, name="operations")
 
 
@@ -75,12 +79,6 @@ def root(
     Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
     del version
-    context.obj = Options(target, as_json)
-
-
-@operations_app.callback()
-def operations_root(context: typer.Context, target: TargetOption = None, as_json: JsonOption = False) -> None:
-    """Look after the server's long-running operations."""
     context.obj = Options(target, as_json)
 
 
@@ -205,23 +203,28 @@ def examples(
     count: Annotated[int, typer.Option("--count", min=1, help="Images per unit at either end.")] = 10,
     rank: Annotated[Rank, typer.Option("--rank", help="The number of an image that counts, over all sites.")] = "max",
     split: SplitOption = None,
+    time_limit: TimeLimitOption = "",
+    give_up_after: GiveUpOption = GIVE_UP,
     no_wait: NoWaitOption = False,
     target: TargetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find, for each unit of a tap, the images that activate it most and least.
 
-    Writes examples.npz, provenance.json and the report index.html. Ctrl-C cancels the work on the server.
+    Writes examples.npz, provenance.json and the report index.html. Ctrl-C cancels
+    the work on the server. A server that restarts goes on with it, and is waited
+    for.
 
     ortoscope examples resnet50 --tap layer4 --dataset broden -o out
     ortoscope examples resnet50 --tap layer4 --dataset broden --no-wait
     """
+    limit, patience = read_time_limit(time_limit), read_duration(give_up_after, "--give-up-after")
     with session(context, target, as_json) as run:
         if not no_wait:
             check_output(output, ExampleSet)
         found = run.scope.model(model).tap(tap)
-        operation = found.examples(dataset, count=count, rank=rank, splits=split or ())
-        finish(run, operation, output, wait=not no_wait, own=True)
+        operation = found.examples(dataset, count=count, rank=rank, splits=split or (), time_limit=limit)
+        finish(run, operation, output, wait=not no_wait, own=True, give_up_after=patience)
 
 
 @app.command()
@@ -245,18 +248,24 @@ def dissect(
         int, typer.Option("--images-per-unit", min=1, help="Top images of each unit in the report.")
     ] = 5,
     split: SplitOption = None,
+    time_limit: TimeLimitOption = "",
+    give_up_after: GiveUpOption = GIVE_UP,
     no_wait: NoWaitOption = False,
     target: TargetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Dissect a tap: which labelled concept does each unit detect?
 
-    Writes tally.csv, dissection.npz, provenance.json and the report index.html. Ctrl-C cancels the work on the server.
+    Writes tally.csv, dissection.npz, provenance.json and the report index.html.
+    Ctrl-C cancels the work on the server. A server that restarts goes on with it,
+    and is waited for.
 
     ortoscope dissect resnet50 --tap layer4 --dataset broden -o out
+    ortoscope dissect resnet50 --tap layer4 --dataset broden --time-limit 2h
     ortoscope dissect resnet50 --tap layer4 --dataset broden --no-wait
     ortoscope operations wait OPERATION -o out
     """
+    limit, patience = read_time_limit(time_limit), read_duration(give_up_after, "--give-up-after")
     with session(context, target, as_json) as run:
         if not no_wait:
             check_output(output, Dissection)
@@ -269,8 +278,9 @@ def dissect(
             iou_threshold=iou_threshold,
             splits=split or (),
             examples_per_unit=images_per_unit,
+            time_limit=limit,
         )
-        finish(run, operation, output, wait=not no_wait, own=True)
+        finish(run, operation, output, wait=not no_wait, own=True, give_up_after=patience)
 
 
 @app.command()
@@ -306,70 +316,3 @@ def validate(
         valid = report.valid
     if not valid:
         raise typer.Exit(FAILED)
-
-
-@operations_app.command("list")
-def list_operations(context: typer.Context, target: TargetOption = None, as_json: JsonOption = False) -> None:
-    """List the operations."""
-    with session(context, target, as_json) as run:
-        response = all_pages(run.scope.rpcs.list_operations, operations.list_request(done=None))
-        if run.output.as_json:
-            run.output.json(response)
-        run.output.table(operations.operation_table(run.scope.rpcs, response))
-
-
-@operations_app.command("show")
-def show_operation(
-    context: typer.Context, name: OperationArgument, target: TargetOption = None, as_json: JsonOption = False
-) -> None:
-    """Show how far an operation is, and why it failed if it did."""
-    with session(context, target, as_json) as run:
-        operation = run.scope.operation(name)
-        if run.output.as_json:
-            run.output.json(operation.proto)
-        run.output.text(operation.describe())
-
-
-@operations_app.command("wait")
-def wait_for_operation(
-    context: typer.Context,
-    name: OperationArgument,
-    output: FolderOption = None,
-    target: TargetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Wait for an operation and write its result as the command that started it would have.
-
-    Ctrl-C ends the waiting; the operation goes on.
-
-    ortoscope operations wait operations/3f2a… -o out
-    """
-    with session(context, target, as_json) as run:
-        finish(run, run.scope.operation(name), output, wait=True, own=False)
-
-
-@operations_app.command("cancel")
-def cancel_operation(
-    context: typer.Context, name: OperationArgument, target: TargetOption = None, as_json: JsonOption = False
-) -> None:
-    """Ask the server to cancel an operation; one that has ended stays as it is."""
-    with session(context, target, as_json) as run:
-        operation = run.scope.operation(name)
-        operation.cancel()
-        operation.refresh()
-        if run.output.as_json:
-            run.output.json(operation.proto)
-        run.output.text(f"{operation.name}: {'had ended' if operation.state == 'succeeded' else 'asked to cancel'}")
-
-
-@operations_app.command("delete")
-def delete_operation(
-    context: typer.Context, name: OperationArgument, target: TargetOption = None, as_json: JsonOption = False
-) -> None:
-    """Remove the record of an operation that has ended; its result is kept."""
-    with session(context, target, as_json) as run:
-        operation = run.scope.operation(name)
-        operation.delete()
-        if run.output.as_json:
-            run.output.json({})
-        run.output.text(f"{operation.name}: deleted")

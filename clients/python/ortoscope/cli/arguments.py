@@ -5,6 +5,13 @@ from typing import Annotated
 
 import typer
 
+from ortoscope.durations import seconds_of
+from ortoscope.errors import InvalidArgument
+from ortoscope.patience import GIVE_UP_AFTER
+
+GIVE_UP = f"{GIVE_UP_AFTER / 60:g}m"
+"""Default of --give-up-after."""
+
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="NAME (its newest version) or NAME/VERSION.")]
 TapOption = Annotated[str, typer.Option("--tap", help="Any name of the tap, as `ortoscope taps MODEL` lists them.")]
 ImagesArgument = Annotated[
@@ -20,7 +27,52 @@ SplitOption = Annotated[
     list[str] | None, typer.Option("--split", help="Only images of this split; may be given several times.")
 ]
 NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="Print the operation's name and do not wait for it.")]
-OperationArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the operation: operations/ID or ID.")]
+OperationArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The operation: operations/ID, ID, or the beginning of its ID.")
+]
+TimeLimitOption = Annotated[
+    str,
+    typer.Option(
+        "--time-limit",
+        metavar="TIME",
+        help="Let the server end it with an error if it is not done after TIME, waiting included: 90s, 30m, 2h, 1d.",
+        show_default=False,
+    ),
+]
+GiveUpOption = Annotated[
+    str,
+    typer.Option(
+        "--give-up-after",
+        metavar="TIME",
+        help="How long to keep asking a server that does not answer, because it restarts, for example; 0s: not at all.",
+    ),
+]
+
+
+def read_duration(text: str, option: str) -> float:
+    """`1h30m` → 5400 seconds.
+
+    Raises:
+        typer.BadParameter: It is no length of time.
+    """
+    try:
+        return seconds_of(text, option)
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message) from None
+
+
+def read_time_limit(text: str) -> float | None:
+    """`2h` → 7200 seconds; empty: no limit.
+
+    Raises:
+        typer.BadParameter: It is no length of time, or no time at all.
+    """
+    if not text:
+        return None
+    seconds = read_duration(text, "--time-limit")
+    if not seconds:
+        raise typer.BadParameter("--time-limit must be longer than nothing.")
+    return seconds
 
 
 def read_site(text: str) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Long commands: start, wait with progress, write the report, say what was found."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ortoscope.examples import KIND as EXAMPLES_KIND
 from ortoscope.examples import ExampleSet
 from ortoscope.files import check_result_folder
 from ortoscope.operations import Operation
+from ortoscope.patience import GIVE_UP_AFTER, Patience
 from ortoscope.resource_names import short_tap
 
 _BEST_SHOWN = 5
@@ -32,7 +34,15 @@ def check_output(folder: Path | None, kind: type[Dissection | ExampleSet] | None
         check_result_folder(folder, EXAMPLES_KIND, EXAMPLES_FILES)
 
 
-def finish(session: Session, operation: Operation[Any], folder: Path | None, *, wait: bool, own: bool) -> None:
+def finish(
+    session: Session,
+    operation: Operation[Any],
+    folder: Path | None,
+    *,
+    wait: bool,
+    own: bool,
+    give_up_after: float = GIVE_UP_AFTER,
+) -> None:
     """Waits for an operation and writes its result, or prints its name.
 
     Args:
@@ -41,6 +51,7 @@ def finish(session: Session, operation: Operation[Any], folder: Path | None, *, 
         folder: Where the result goes; None: it is only summed up.
         wait: Whether to wait at all.
         own: Whether this command started it: an interrupt then cancels it, otherwise it goes on.
+        give_up_after: Seconds for which a server that does not answer is asked again.
     """
     output = session.output
     if not wait:
@@ -54,7 +65,7 @@ def finish(session: Session, operation: Operation[Any], folder: Path | None, *, 
         return
     check_output(folder, _RESULT_OF.get(operation.metadata.verb))
     try:
-        result = operation.result(progress=True)
+        result = operation.result(progress=True, give_up_after=give_up_after)
     except KeyboardInterrupt:
         _interrupted(output, operation, own=own)
         raise typer.Exit(INTERRUPTED) from None
@@ -63,7 +74,8 @@ def finish(session: Session, operation: Operation[Any], folder: Path | None, *, 
         raise
     try:
         if folder is not None:
-            result.save(folder, progress=True)
+            patience = Patience(session.scope.target, give_up_after)
+            patience.ask(partial(result.save, folder, progress=True), output.outage)
     except KeyboardInterrupt:
         output.note(f"The result is kept: ortoscope operations wait {operation.name} -o {folder}")
         raise

@@ -20,6 +20,7 @@ from ortoscope.channel import DEFAULT_TARGET, TLS
 from ortoscope.client import Ortoscope, connect
 from ortoscope.errors import OrtoscopeError
 from ortoscope.messages import to_json
+from ortoscope.patience import Patience
 from ortoscope.tables import Table
 
 TargetOption = Annotated[
@@ -50,6 +51,7 @@ _NEXT_STEPS = {
     "CONCEPTS_MISSING": "`ortoscope datasets` shows which datasets have pixel labels.",
     "DATASET_NOT_LABELLED": "`ortoscope datasets` shows which datasets have pixel labels.",
     "DATASET_UNREADABLE": "`ortoscope validate DATASET` tells what is wrong with it.",
+    "OPERATION_AMBIGUOUS": "`ortoscope operations list` lists them.",
     "TAP_NOT_A_MAP": "`ortoscope taps MODEL` shows the shape of every tap.",
     "UNKNOWN_DATASET": "`ortoscope datasets` lists them.",
     "UNKNOWN_MODEL": "`ortoscope models` lists them.",
@@ -76,12 +78,22 @@ class Options:
 
 
 class Output:
-    """Where results go: readable text or one JSON object on stdout; notes and errors on stderr."""
+    """Where results go: readable text or one JSON object on stdout; notes and errors on stderr.
+
+    Attributes:
+        as_json: Whether output is JSON.
+        console: What draws on stdout.
+    """
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self._out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._notes = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody looks at stdout, rather than a program."""
+        return self.console.is_terminal
 
     def json(self, message: Message | dict[str, Any]) -> None:
         """Prints the one JSON object of a command."""
@@ -91,13 +103,13 @@ class Output:
     def text(self, text: str) -> None:
         """Prints text, unless output is JSON."""
         if not self.as_json:
-            self._out.print(text, markup=False)
+            self.console.print(text, markup=False)
 
     def table(self, table: Table[Any]) -> None:
         """Prints a table: drawn on a terminal, plain aligned columns with nothing shortened elsewhere."""
         if self.as_json:
             return
-        if not self._out.is_terminal:
+        if not self.is_terminal:
             sys.stdout.write(table.text() + "\n")
             return
         drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False)
@@ -105,11 +117,20 @@ class Output:
             drawn.add_column(column.title, justify="right" if column.numeric else "left", overflow="fold")
         for cells in table.cells():
             drawn.add_row(*map(Text, cells))
-        self._out.print(drawn, soft_wrap=False)
+        self.draw(drawn)
+
+    def draw(self, table: RichTable) -> None:
+        """Prints a table as it was drawn, unless output is JSON."""
+        if not self.as_json:
+            self.console.print(table, soft_wrap=False)
 
     def note(self, text: str) -> None:
         """Says something on stderr that is no result."""
         self._notes.print(text, markup=False)
+
+    def outage(self, what: str) -> None:
+        """Says that there is no answer and that it is waited for."""
+        self.note(f"{what} …")
 
     def error(self, error: OrtoscopeError | OSError) -> None:
         """Says what went wrong and what to do next; as a JSON object, too, if output is JSON."""
@@ -141,13 +162,16 @@ class Session:
 
 
 @contextmanager
-def session(context: typer.Context, target: str | None, as_json: bool) -> Iterator[Session]:
+def session(
+    context: typer.Context, target: str | None, as_json: bool, *, give_up_after: float = 0.0
+) -> Iterator[Session]:
     """Connects for the time of a command and turns everything that can go wrong into a message and an exit code.
 
     Args:
         context: The command's context; options that stood before the command are found in it.
         target: The command's own `--target`.
         as_json: The command's own `--json`.
+        give_up_after: Seconds for which a server that does not answer is asked again; 0: not at all.
     """
     given = Options(target, as_json)
     above: Any = context.parent
@@ -156,7 +180,9 @@ def session(context: typer.Context, target: str | None, as_json: bool) -> Iterat
         above = above.parent
     output = Output(as_json=given.as_json)
     try:
-        with connect(given.target or os.environ.get("ORTOSCOPE_TARGET") or DEFAULT_TARGET, tls=_tls()) as scope:
+        server = given.target or os.environ.get("ORTOSCOPE_TARGET") or DEFAULT_TARGET
+        patience = Patience(server, give_up_after)
+        with patience.ask(lambda: connect(server, tls=_tls()), output.outage) as scope:
             yield Session(scope, output)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -8,7 +8,7 @@ import numpy as np
 from ortoscope import resource_names
 from ortoscope.arrays import DissectionArrays, TopImages
 from ortoscope.labels import best_concepts, scores_of, shown_name
-from ortoscope.messages import to_json
+from ortoscope.messages import lasting
 from ortoscope.report.chart import detectors_by_concept, profile
 from ortoscope.report.masks import encode_runs
 from ortoscope.report.page import embedded_pictures, render, significant
@@ -51,7 +51,7 @@ def render_dissection(
         "absent": [number for number in range(len(arrays.category_name)) if number not in with_detectors],
         "profile": steps,
         "profile_top": max([spec.iou_threshold * 1.5, *(step.iou for step in steps[:1])]),
-        "provenance": to_json(dissection.provenance, every_field=True),
+        "provenance": lasting(dissection.provenance),
         "command": command(dissection),
         "saturated_command": command(dissection, resource_names.short_tap(dissection.saturated.use_tap)),
         "without_picture": bool((top_images.image >= 0).any()) and not sources.pictures,

@@ -6,7 +6,7 @@ from typing import Any
 
 from ortoscope import resource_names
 from ortoscope.examples import RANKS, Example, UnitExamples
-from ortoscope.messages import to_json
+from ortoscope.messages import lasting
 from ortoscope.report.page import embedded_pictures, render, significant
 from ortoscope.report.sources import Sources
 from ortoscope.v1 import activations_pb2
@@ -35,7 +35,7 @@ def render_examples(example_set: activations_pb2.ExampleSet, units: Sequence[Uni
         "dataset": resource_names.short_dataset(spec.dataset),
         "units": len(units),
         "ranked_by": _RANKED_BY[_rank(example_set)],
-        "provenance": to_json(example_set.provenance, every_field=True),
+        "provenance": lasting(example_set.provenance),
         "command": command(example_set),
         "without_picture": any(unit.most for unit in units) and not sources.pictures,
     }

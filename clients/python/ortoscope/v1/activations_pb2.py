@@ -26,11 +26,12 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from ortoscope.v1 import provenance_pb2 as ortoscope_dot_v1_dot_provenance__pb2
 from ortoscope.v1 import tensors_pb2 as ortoscope_dot_v1_dot_tensors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eortoscope/v1/activations.proto\x12\x0cortoscope.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dortoscope/v1/provenance.proto\x1a\x1aortoscope/v1/tensors.proto\"\xad\x01\n\x0f\x41\x63tivationInput\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12&\n\x06tensor\x18\x02 \x01(\x0b\x32\x14.ortoscope.v1.TensorH\x00\x12\x0e\n\x04\x62lob\x18\x03 \x01(\tH\x00\x12\x17\n\rdataset_image\x18\x04 \x01(\tH\x00\x12-\n\x07tensors\x18\x05 \x01(\x0b\x32\x1a.ortoscope.v1.NamedTensorsH\x00\x42\t\n\x07\x63ontent\"\x8e\x01\n\x0cNamedTensors\x12\x38\n\x07tensors\x18\x01 \x03(\x0b\x32\'.ortoscope.v1.NamedTensors.TensorsEntry\x1a\x44\n\x0cTensorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.ortoscope.v1.Tensor:\x02\x38\x01\"\x8c\x02\n\x0cTapSelection\x12\x11\n\x03tap\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x37\n\treduction\x18\x02 \x01(\x0e\x32$.ortoscope.v1.TapSelection.Reduction\x12\x0c\n\x04site\x18\x03 \x03(\x03\x12\x11\n\ttop_units\x18\x04 \x01(\x05\"\x8e\x01\n\tReduction\x12\x19\n\x15REDUCTION_UNSPECIFIED\x10\x00\x12\x12\n\x0eREDUCTION_NONE\x10\x01\x12\x12\n\x0eREDUCTION_MEAN\x10\x02\x12\x11\n\rREDUCTION_MAX\x10\x03\x12\x12\n\x0eREDUCTION_SITE\x10\x04\x12\x17\n\x13REDUCTION_TOP_UNITS\x10\x05\"\x8b\x01\n\x0f\x41\x63tivateRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\x04taps\x18\x02 \x03(\x0b\x32\x1a.ortoscope.v1.TapSelectionB\x04\xe2\x41\x01\x02\x12\x33\n\x06inputs\x18\x03 \x03(\x0b\x32\x1d.ortoscope.v1.ActivationInputB\x04\xe2\x41\x01\x02\"l\n\x10\x41\x63tivateResponse\x12*\n\x04taps\x18\x01 \x03(\x0b\x32\x1c.ortoscope.v1.TapActivations\x12,\n\nprovenance\x18\x02 \x01(\x0b\x32\x18.ortoscope.v1.Provenance\"\xef\x01\n\x0eTapActivations\x12\x0b\n\x03tap\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x37\n\treduction\x18\x03 \x01(\x0e\x32$.ortoscope.v1.TapSelection.Reduction\x12$\n\x06values\x18\x04 \x01(\x0b\x32\x14.ortoscope.v1.Tensor\x12#\n\x05units\x18\x05 \x01(\x0b\x32\x14.ortoscope.v1.Tensor\x12#\n\x05sites\x18\x06 \x01(\x0b\x32\x14.ortoscope.v1.Tensor\x12\x11\n\tunit_axis\x18\x07 \x01(\x05\"\xbf\x02\n\x18StreamActivationsRequest\x12?\n\x06\x63onfig\x18\x01 \x01(\x0b\x32-.ortoscope.v1.StreamActivationsRequest.ConfigH\x00\x12=\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32,.ortoscope.v1.StreamActivationsRequest.BatchH\x00\x1aM\n\x06\x43onfig\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\x04taps\x18\x02 \x03(\x0b\x32\x1a.ortoscope.v1.TapSelectionB\x04\xe2\x41\x01\x02\x1aI\n\x05\x42\x61tch\x12\x33\n\x06inputs\x18\x01 \x03(\x0b\x32\x1d.ortoscope.v1.ActivationInputB\x04\xe2\x41\x01\x02\x12\x0b\n\x03tag\x18\x02 \x01(\tB\t\n\x07message\"\x82\x01\n\x19StreamActivationsResponse\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12*\n\x04taps\x18\x02 \x03(\x0b\x32\x1c.ortoscope.v1.TapActivations\x12,\n\nprovenance\x18\x03 \x01(\x0b\x32\x18.ortoscope.v1.Provenance\"\xf2\x01\n\x0c\x45xamplesSpec\x12\x11\n\x03tap\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x37\n\treduction\x18\x04 \x01(\x0e\x32$.ortoscope.v1.ExamplesSpec.Reduction\x12\x0e\n\x06splits\x18\x05 \x03(\t\"`\n\tReduction\x12\x19\n\x15REDUCTION_UNSPECIFIED\x10\x00\x12\x11\n\rREDUCTION_MAX\x10\x01\x12\x12\n\x0eREDUCTION_MEAN\x10\x02\x12\x11\n\rREDUCTION_MIN\x10\x03\"\x88\x01\n\x13\x46indExamplesRequest\x12.\n\x04spec\x18\x01 \x01(\x0b\x32\x1a.ortoscope.v1.ExamplesSpecB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12-\n\ntime_limit\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd5\x01\n\nExampleSet\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12(\n\x04spec\x18\x02 \x01(\x0b\x32\x1a.ortoscope.v1.ExamplesSpec\x12\x12\n\nunit_count\x18\x03 \x01(\x03\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.ortoscope.v1.Provenance\x12\x0e\n\x06\x61rrays\x18\x05 \x01(\t:7\xea\x41\x34\n\x17ortoscope.v1/ExampleSet\x12\x19\x65xampleSets/{example_set}\"U\n\x07\x45xample\x12\r\n\x05image\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x02\x12\x0c\n\x04site\x18\x04 \x03(\x03\x12\x10\n\x08position\x18\x05 \x03(\x01\"g\n\x0cUnitExamples\x12\x0c\n\x04unit\x18\x01 \x01(\x03\x12#\n\x04most\x18\x02 \x03(\x0b\x32\x15.ortoscope.v1.Example\x12$\n\x05least\x18\x03 \x03(\x0b\x32\x15.ortoscope.v1.Example\"*\n\x14GetExampleSetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"?\n\x16ListExampleSetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x17ListExampleSetsResponse\x12.\n\x0c\x65xample_sets\x18\x01 \x03(\x0b\x32\x18.ortoscope.v1.ExampleSet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"V\n\x17ListUnitExamplesRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"f\n\x18ListUnitExamplesResponse\x12\x31\n\runit_examples\x18\x01 \x03(\x0b\x32\x1a.ortoscope.v1.UnitExamples\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xca\x04\n\x0b\x41\x63tivations\x12I\n\x08\x41\x63tivate\x12\x1d.ortoscope.v1.ActivateRequest\x1a\x1e.ortoscope.v1.ActivateResponse\x12h\n\x11StreamActivations\x12&.ortoscope.v1.StreamActivationsRequest\x1a\'.ortoscope.v1.StreamActivationsResponse(\x01\x30\x01\x12t\n\x0c\x46indExamples\x12!.ortoscope.v1.FindExamplesRequest\x1a\x1d.google.longrunning.Operation\"\"\xca\x41\x1f\n\nExampleSet\x12\x11OperationMetadata\x12M\n\rGetExampleSet\x12\".ortoscope.v1.GetExampleSetRequest\x1a\x18.ortoscope.v1.ExampleSet\x12^\n\x0fListExampleSets\x12$.ortoscope.v1.ListExampleSetsRequest\x1a%.ortoscope.v1.ListExampleSetsResponse\x12\x61\n\x10ListUnitExamples\x12%.ortoscope.v1.ListUnitExamplesRequest\x1a&.ortoscope.v1.ListUnitExamplesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eortoscope/v1/activations.proto\x12\x0cortoscope.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1dortoscope/v1/provenance.proto\x1a\x1aortoscope/v1/tensors.proto\"\xad\x01\n\x0f\x41\x63tivationInput\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12&\n\x06tensor\x18\x02 \x01(\x0b\x32\x14.ortoscope.v1.TensorH\x00\x12\x0e\n\x04\x62lob\x18\x03 \x01(\tH\x00\x12\x17\n\rdataset_image\x18\x04 \x01(\tH\x00\x12-\n\x07tensors\x18\x05 \x01(\x0b\x32\x1a.ortoscope.v1.NamedTensorsH\x00\x42\t\n\x07\x63ontent\"\x8e\x01\n\x0cNamedTensors\x12\x38\n\x07tensors\x18\x01 \x03(\x0b\x32\'.ortoscope.v1.NamedTensors.TensorsEntry\x1a\x44\n\x0cTensorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.ortoscope.v1.Tensor:\x02\x38\x01\"\x8c\x02\n\x0cTapSelection\x12\x11\n\x03tap\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x37\n\treduction\x18\x02 \x01(\x0e\x32$.ortoscope.v1.TapSelection.Reduction\x12\x0c\n\x04site\x18\x03 \x03(\x03\x12\x11\n\ttop_units\x18\x04 \x01(\x05\"\x8e\x01\n\tReduction\x12\x19\n\x15REDUCTION_UNSPECIFIED\x10\x00\x12\x12\n\x0eREDUCTION_NONE\x10\x01\x12\x12\n\x0eREDUCTION_MEAN\x10\x02\x12\x11\n\rREDUCTION_MAX\x10\x03\x12\x12\n\x0eREDUCTION_SITE\x10\x04\x12\x17\n\x13REDUCTION_TOP_UNITS\x10\x05\"\x8b\x01\n\x0f\x41\x63tivateRequest\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\x04taps\x18\x02 \x03(\x0b\x32\x1a.ortoscope.v1.TapSelectionB\x04\xe2\x41\x01\x02\x12\x33\n\x06inputs\x18\x03 \x03(\x0b\x32\x1d.ortoscope.v1.ActivationInputB\x04\xe2\x41\x01\x02\"l\n\x10\x41\x63tivateResponse\x12*\n\x04taps\x18\x01 \x03(\x0b\x32\x1c.ortoscope.v1.TapActivations\x12,\n\nprovenance\x18\x02 \x01(\x0b\x32\x18.ortoscope.v1.Provenance\"\xef\x01\n\x0eTapActivations\x12\x0b\n\x03tap\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x37\n\treduction\x18\x03 \x01(\x0e\x32$.ortoscope.v1.TapSelection.Reduction\x12$\n\x06values\x18\x04 \x01(\x0b\x32\x14.ortoscope.v1.Tensor\x12#\n\x05units\x18\x05 \x01(\x0b\x32\x14.ortoscope.v1.Tensor\x12#\n\x05sites\x18\x06 \x01(\x0b\x32\x14.ortoscope.v1.Tensor\x12\x11\n\tunit_axis\x18\x07 \x01(\x05\"\xbf\x02\n\x18StreamActivationsRequest\x12?\n\x06\x63onfig\x18\x01 \x01(\x0b\x32-.ortoscope.v1.StreamActivationsRequest.ConfigH\x00\x12=\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32,.ortoscope.v1.StreamActivationsRequest.BatchH\x00\x1aM\n\x06\x43onfig\x12\x13\n\x05model\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\x04taps\x18\x02 \x03(\x0b\x32\x1a.ortoscope.v1.TapSelectionB\x04\xe2\x41\x01\x02\x1aI\n\x05\x42\x61tch\x12\x33\n\x06inputs\x18\x01 \x03(\x0b\x32\x1d.ortoscope.v1.ActivationInputB\x04\xe2\x41\x01\x02\x12\x0b\n\x03tag\x18\x02 \x01(\tB\t\n\x07message\"\x82\x01\n\x19StreamActivationsResponse\x12\x0b\n\x03tag\x18\x01 \x01(\t\x12*\n\x04taps\x18\x02 \x03(\x0b\x32\x1c.ortoscope.v1.TapActivations\x12,\n\nprovenance\x18\x03 \x01(\x0b\x32\x18.ortoscope.v1.Provenance\"\xf2\x01\n\x0c\x45xamplesSpec\x12\x11\n\x03tap\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07\x64\x61taset\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\x12\x37\n\treduction\x18\x04 \x01(\x0e\x32$.ortoscope.v1.ExamplesSpec.Reduction\x12\x0e\n\x06splits\x18\x05 \x03(\t\"`\n\tReduction\x12\x19\n\x15REDUCTION_UNSPECIFIED\x10\x00\x12\x11\n\rREDUCTION_MAX\x10\x01\x12\x12\n\x0eREDUCTION_MEAN\x10\x02\x12\x11\n\rREDUCTION_MIN\x10\x03\"\x88\x01\n\x13\x46indExamplesRequest\x12.\n\x04spec\x18\x01 \x01(\x0b\x32\x1a.ortoscope.v1.ExamplesSpecB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12-\n\ntime_limit\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd5\x01\n\nExampleSet\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12(\n\x04spec\x18\x02 \x01(\x0b\x32\x1a.ortoscope.v1.ExamplesSpec\x12\x12\n\nunit_count\x18\x03 \x01(\x03\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.ortoscope.v1.Provenance\x12\x0e\n\x06\x61rrays\x18\x05 \x01(\t:7\xea\x41\x34\n\x17ortoscope.v1/ExampleSet\x12\x19\x65xampleSets/{example_set}\"U\n\x07\x45xample\x12\r\n\x05image\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x02\x12\x0c\n\x04site\x18\x04 \x03(\x03\x12\x10\n\x08position\x18\x05 \x03(\x01\"g\n\x0cUnitExamples\x12\x0c\n\x04unit\x18\x01 \x01(\x03\x12#\n\x04most\x18\x02 \x03(\x0b\x32\x15.ortoscope.v1.Example\x12$\n\x05least\x18\x03 \x03(\x0b\x32\x15.ortoscope.v1.Example\"*\n\x14GetExampleSetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"?\n\x16ListExampleSetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x17ListExampleSetsResponse\x12.\n\x0c\x65xample_sets\x18\x01 \x03(\x0b\x32\x18.ortoscope.v1.ExampleSet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x17\x44\x65leteExampleSetRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"V\n\x17ListUnitExamplesRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"f\n\x18ListUnitExamplesResponse\x12\x31\n\runit_examples\x18\x01 \x03(\x0b\x32\x1a.ortoscope.v1.UnitExamples\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x9d\x05\n\x0b\x41\x63tivations\x12I\n\x08\x41\x63tivate\x12\x1d.ortoscope.v1.ActivateRequest\x1a\x1e.ortoscope.v1.ActivateResponse\x12h\n\x11StreamActivations\x12&.ortoscope.v1.StreamActivationsRequest\x1a\'.ortoscope.v1.StreamActivationsResponse(\x01\x30\x01\x12t\n\x0c\x46indExamples\x12!.ortoscope.v1.FindExamplesRequest\x1a\x1d.google.longrunning.Operation\"\"\xca\x41\x1f\n\nExampleSet\x12\x11OperationMetadata\x12M\n\rGetExampleSet\x12\".ortoscope.v1.GetExampleSetRequest\x1a\x18.ortoscope.v1.ExampleSet\x12^\n\x0fListExampleSets\x12$.ortoscope.v1.ListExampleSetsRequest\x1a%.ortoscope.v1.ListExampleSetsResponse\x12Q\n\x10\x44\x65leteExampleSet\x12%.ortoscope.v1.DeleteExampleSetRequest\x1a\x16.google.protobuf.Empty\x12\x61\n\x10ListUnitExamples\x12%.ortoscope.v1.ListUnitExamplesRequest\x1a&.ortoscope.v1.ListUnitExamplesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -65,56 +66,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXAMPLESET']._serialized_options = b'\352A4\n\027ortoscope.v1/ExampleSet\022\031exampleSets/{example_set}'
   _globals['_GETEXAMPLESETREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETEXAMPLESETREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEEXAMPLESETREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEEXAMPLESETREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_LISTUNITEXAMPLESREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_LISTUNITEXAMPLESREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002'
   _globals['_ACTIVATIONS'].methods_by_name['FindExamples']._loaded_options = None
   _globals['_ACTIVATIONS'].methods_by_name['FindExamples']._serialized_options = b'\312A\037\n\nExampleSet\022\021OperationMetadata'
-  _globals['_ACTIVATIONINPUT']._serialized_start=237
-  _globals['_ACTIVATIONINPUT']._serialized_end=410
-  _globals['_NAMEDTENSORS']._serialized_start=413
-  _globals['_NAMEDTENSORS']._serialized_end=555
-  _globals['_NAMEDTENSORS_TENSORSENTRY']._serialized_start=487
-  _globals['_NAMEDTENSORS_TENSORSENTRY']._serialized_end=555
-  _globals['_TAPSELECTION']._serialized_start=558
-  _globals['_TAPSELECTION']._serialized_end=826
-  _globals['_TAPSELECTION_REDUCTION']._serialized_start=684
-  _globals['_TAPSELECTION_REDUCTION']._serialized_end=826
-  _globals['_ACTIVATEREQUEST']._serialized_start=829
-  _globals['_ACTIVATEREQUEST']._serialized_end=968
-  _globals['_ACTIVATERESPONSE']._serialized_start=970
-  _globals['_ACTIVATERESPONSE']._serialized_end=1078
-  _globals['_TAPACTIVATIONS']._serialized_start=1081
-  _globals['_TAPACTIVATIONS']._serialized_end=1320
-  _globals['_STREAMACTIVATIONSREQUEST']._serialized_start=1323
-  _globals['_STREAMACTIVATIONSREQUEST']._serialized_end=1642
-  _globals['_STREAMACTIVATIONSREQUEST_CONFIG']._serialized_start=1479
-  _globals['_STREAMACTIVATIONSREQUEST_CONFIG']._serialized_end=1556
-  _globals['_STREAMACTIVATIONSREQUEST_BATCH']._serialized_start=1558
-  _globals['_STREAMACTIVATIONSREQUEST_BATCH']._serialized_end=1631
-  _globals['_STREAMACTIVATIONSRESPONSE']._serialized_start=1645
-  _globals['_STREAMACTIVATIONSRESPONSE']._serialized_end=1775
-  _globals['_EXAMPLESSPEC']._serialized_start=1778
-  _globals['_EXAMPLESSPEC']._serialized_end=2020
-  _globals['_EXAMPLESSPEC_REDUCTION']._serialized_start=1924
-  _globals['_EXAMPLESSPEC_REDUCTION']._serialized_end=2020
-  _globals['_FINDEXAMPLESREQUEST']._serialized_start=2023
-  _globals['_FINDEXAMPLESREQUEST']._serialized_end=2159
-  _globals['_EXAMPLESET']._serialized_start=2162
-  _globals['_EXAMPLESET']._serialized_end=2375
-  _globals['_EXAMPLE']._serialized_start=2377
-  _globals['_EXAMPLE']._serialized_end=2462
-  _globals['_UNITEXAMPLES']._serialized_start=2464
-  _globals['_UNITEXAMPLES']._serialized_end=2567
-  _globals['_GETEXAMPLESETREQUEST']._serialized_start=2569
-  _globals['_GETEXAMPLESETREQUEST']._serialized_end=2611
-  _globals['_LISTEXAMPLESETSREQUEST']._serialized_start=2613
-  _globals['_LISTEXAMPLESETSREQUEST']._serialized_end=2676
-  _globals['_LISTEXAMPLESETSRESPONSE']._serialized_start=2678
-  _globals['_LISTEXAMPLESETSRESPONSE']._serialized_end=2776
-  _globals['_LISTUNITEXAMPLESREQUEST']._serialized_start=2778
-  _globals['_LISTUNITEXAMPLESREQUEST']._serialized_end=2864
-  _globals['_LISTUNITEXAMPLESRESPONSE']._serialized_start=2866
-  _globals['_LISTUNITEXAMPLESRESPONSE']._serialized_end=2968
-  _globals['_ACTIVATIONS']._serialized_start=2971
-  _globals['_ACTIVATIONS']._serialized_end=3557
+  _globals['_ACTIVATIONINPUT']._serialized_start=266
+  _globals['_ACTIVATIONINPUT']._serialized_end=439
+  _globals['_NAMEDTENSORS']._serialized_start=442
+  _globals['_NAMEDTENSORS']._serialized_end=584
+  _globals['_NAMEDTENSORS_TENSORSENTRY']._serialized_start=516
+  _globals['_NAMEDTENSORS_TENSORSENTRY']._serialized_end=584
+  _globals['_TAPSELECTION']._serialized_start=587
+  _globals['_TAPSELECTION']._serialized_end=855
+  _globals['_TAPSELECTION_REDUCTION']._serialized_start=713
+  _globals['_TAPSELECTION_REDUCTION']._serialized_end=855
+  _globals['_ACTIVATEREQUEST']._serialized_start=858
+  _globals['_ACTIVATEREQUEST']._serialized_end=997
+  _globals['_ACTIVATERESPONSE']._serialized_start=999
+  _globals['_ACTIVATERESPONSE']._serialized_end=1107
+  _globals['_TAPACTIVATIONS']._serialized_start=1110
+  _globals['_TAPACTIVATIONS']._serialized_end=1349
+  _globals['_STREAMACTIVATIONSREQUEST']._serialized_start=1352
+  _globals['_STREAMACTIVATIONSREQUEST']._serialized_end=1671
+  _globals['_STREAMACTIVATIONSREQUEST_CONFIG']._serialized_start=1508
+  _globals['_STREAMACTIVATIONSREQUEST_CONFIG']._serialized_end=1585
+  _globals['_STREAMACTIVATIONSREQUEST_BATCH']._serialized_start=1587
+  _globals['_STREAMACTIVATIONSREQUEST_BATCH']._serialized_end=1660
+  _globals['_STREAMACTIVATIONSRESPONSE']._serialized_start=1674
+  _globals['_STREAMACTIVATIONSRESPONSE']._serialized_end=1804
+  _globals['_EXAMPLESSPEC']._serialized_start=1807
+  _globals['_EXAMPLESSPEC']._serialized_end=2049
+  _globals['_EXAMPLESSPEC_REDUCTION']._serialized_start=1953
+  _globals['_EXAMPLESSPEC_REDUCTION']._serialized_end=2049
+  _globals['_FINDEXAMPLESREQUEST']._serialized_start=2052
+  _globals['_FINDEXAMPLESREQUEST']._serialized_end=2188
+  _globals['_EXAMPLESET']._serialized_start=2191
+  _globals['_EXAMPLESET']._serialized_end=2404
+  _globals['_EXAMPLE']._serialized_start=2406
+  _globals['_EXAMPLE']._serialized_end=2491
+  _globals['_UNITEXAMPLES']._serialized_start=2493
+  _globals['_UNITEXAMPLES']._serialized_end=2596
+  _globals['_GETEXAMPLESETREQUEST']._serialized_start=2598
+  _globals['_GETEXAMPLESETREQUEST']._serialized_end=2640
+  _globals['_LISTEXAMPLESETSREQUEST']._serialized_start=2642
+  _globals['_LISTEXAMPLESETSREQUEST']._serialized_end=2705
+  _globals['_LISTEXAMPLESETSRESPONSE']._serialized_start=2707
+  _globals['_LISTEXAMPLESETSRESPONSE']._serialized_end=2805
+  _globals['_DELETEEXAMPLESETREQUEST']._serialized_start=2807
+  _globals['_DELETEEXAMPLESETREQUEST']._serialized_end=2872
+  _globals['_LISTUNITEXAMPLESREQUEST']._serialized_start=2874
+  _globals['_LISTUNITEXAMPLESREQUEST']._serialized_end=2960
+  _globals['_LISTUNITEXAMPLESRESPONSE']._serialized_start=2962
+  _globals['_LISTUNITEXAMPLESRESPONSE']._serialized_end=3064
+  _globals['_ACTIVATIONS']._serialized_start=3067
+  _globals['_ACTIVATIONS']._serialized_end=3736
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ from google.api import field_behavior_pb2 as _field_behavior_pb2
 from google.api import resource_pb2 as _resource_pb2
 from google.longrunning import operations_pb2 as _operations_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import empty_pb2 as _empty_pb2
 from ortoscope.v1 import provenance_pb2 as _provenance_pb2
 from ortoscope.v1 import tensors_pb2 as _tensors_pb2
 from google.protobuf.internal import containers as _containers
@@ -229,6 +230,14 @@ class ListExampleSetsResponse(_message.Message):
     example_sets: _containers.RepeatedCompositeFieldContainer[ExampleSet]
     next_page_token: str
     def __init__(self, example_sets: _Optional[_Iterable[_Union[ExampleSet, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class DeleteExampleSetRequest(_message.Message):
+    __slots__ = ("name", "request_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ListUnitExamplesRequest(_message.Message):
     __slots__ = ("parent", "page_size", "page_token")

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from ortoscope.v1 import activations_pb2 as ortoscope_dot_v1_dot_activations__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
@@ -61,6 +62,11 @@ class ActivationsStub:
                 '/ortoscope.v1.Activations/ListExampleSets',
                 request_serializer=ortoscope_dot_v1_dot_activations__pb2.ListExampleSetsRequest.SerializeToString,
                 response_deserializer=ortoscope_dot_v1_dot_activations__pb2.ListExampleSetsResponse.FromString,
+                _registered_method=True)
+        self.DeleteExampleSet = channel.unary_unary(
+                '/ortoscope.v1.Activations/DeleteExampleSet',
+                request_serializer=ortoscope_dot_v1_dot_activations__pb2.DeleteExampleSetRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
         self.ListUnitExamples = channel.unary_unary(
                 '/ortoscope.v1.Activations/ListUnitExamples',
@@ -145,6 +151,15 @@ class ActivationsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteExampleSet(self, request, context):
+        """Deletes an example set. Its operation, if it is kept, shows the error NOT_FOUND with the reason RESULT_DELETED from then on.
+
+        Errors: those of GetExampleSet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListUnitExamples(self, request, context):
         """Lists the examples of the units of an example set, by unit.
 
@@ -181,6 +196,11 @@ def add_ActivationsServicer_to_server(servicer, server):
                     servicer.ListExampleSets,
                     request_deserializer=ortoscope_dot_v1_dot_activations__pb2.ListExampleSetsRequest.FromString,
                     response_serializer=ortoscope_dot_v1_dot_activations__pb2.ListExampleSetsResponse.SerializeToString,
+            ),
+            'DeleteExampleSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteExampleSet,
+                    request_deserializer=ortoscope_dot_v1_dot_activations__pb2.DeleteExampleSetRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'ListUnitExamples': grpc.unary_unary_rpc_method_handler(
                     servicer.ListUnitExamples,
@@ -325,6 +345,33 @@ class Activations:
             '/ortoscope.v1.Activations/ListExampleSets',
             ortoscope_dot_v1_dot_activations__pb2.ListExampleSetsRequest.SerializeToString,
             ortoscope_dot_v1_dot_activations__pb2.ListExampleSetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteExampleSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ortoscope.v1.Activations/DeleteExampleSet',
+            ortoscope_dot_v1_dot_activations__pb2.DeleteExampleSetRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

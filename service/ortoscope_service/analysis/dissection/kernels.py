@@ -5,7 +5,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from ortoscope_service.statistics import order_statistics
+from ortoscope_service.statistics.order_statistics import LargestValues
+from ortoscope_service.statistics.selection import RankSelection
 
 
 @numba.njit(nogil=True, cache=True)
@@ -154,4 +155,8 @@ def compile_all() -> None:
         np.zeros((1, 1, 1), np.int32), np.zeros(1, np.int64), np.zeros(1, np.int64), 0,
         counts.copy(), np.zeros((1, 1, 1), np.uint8), counts.copy(), counts.copy(),
     )  # fmt: skip
-    order_statistics.LargestValues(1, 1).update(np.zeros((1, 1, 1), np.float32))
+    largest = LargestValues(1, 1)
+    largest.update(np.zeros((1, 1, 1), np.float32))
+    selection = RankSelection(1, 1)
+    selection.add(largest.kept())
+    selection.narrow()

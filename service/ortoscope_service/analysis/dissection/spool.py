@@ -1,52 +1,39 @@
-"""Maps set aside on disk between the pass of the model and the tally."""
+"""Reads the maps that the survey of a shard set aside."""
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ortoscope_service.analysis.dissection.survey import ShardSurvey
 
-class Spool:
-    """An unnamed temporary file of maps in the order of the images; it is gone with its context, or its process.
+
+class MapsSource(Protocol):
+    """The file of maps that `survey_shard` wrote, at its beginning."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes; fewer only at the end."""
+
+
+def read_maps(
+    maps_file: MapsSource, survey: ShardSurvey, thresholds: NDArray[np.float64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yields for each image of the shard, in order, the maps that rise above their threshold.
 
     Args:
-        folder: Where to put it.
+        maps_file: The maps.
+        survey: Tells whose they are.
+        thresholds: (U,) float64.
+
+    Yields:
+        Units, (n,) int64, and their maps, (n, rows, columns) float32.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
-        self._units: list[NDArray[np.int64]] = []
-
-    def __enter__(self) -> "Spool":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    @property
-    def bytes_used(self) -> int:
-        """Size of the file."""
-        return self._file.tell()
-
-    def append(self, units: NDArray[np.int64], maps: NDArray[np.float32]) -> None:
-        """Adds the next image: its `units` (n,) int64 and their `maps` (n, sites) float32.
-
-        Raises:
-            OSError: The disk is full.
-        """
-        self._file.write(maps.tobytes())
-        self._units.append(units)
-
-    def images(self, site_shape: tuple[int, int]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Yields for each image, in order, its units (n,) int64 and their maps (n, rows, columns) float32."""
-        self._file.flush()
-        self._file.seek(0)
-        rows, columns = site_shape
-        for units in self._units:
-            data = self._file.read(len(units) * rows * columns * 4)
-            yield units, np.frombuffer(data, np.float32).reshape(len(units), rows, columns)
+    rows, columns = survey.site_shape
+    for image in range(survey.images):
+        of_image = slice(survey.map_start[image], survey.map_start[image + 1])
+        units = survey.map_unit[of_image].astype(np.int64)
+        data = maps_file.read(len(units) * rows * columns * 4)
+        maps = np.frombuffer(data, np.float32).reshape(len(units), rows, columns)
+        above = survey.map_peak[of_image] > thresholds[units]
+        yield units[above], maps[above]

@@ -1,0 +1,86 @@
+"""What the tasks of jobs came to: kept until their jobs have ended, so that nothing is done twice."""
+
+import json
+import sqlite3
+from collections.abc import Iterable
+
+from ortoscope_service.jobs.artifacts import ArtifactStore
+from ortoscope_service.jobs.database import Database
+from ortoscope_service.jobs.operations import State
+from ortoscope_service.jobs.tasks import Outcome
+
+_KEPT_STATES = (State.QUEUED.value, State.RUNNING.value, State.FAILED.value)
+"""States of operations for whose sake outcomes are kept. A failed one may be asked for again: when there is room on the
+disk, or more time."""
+
+
+class ShardLog:
+    """Outcomes of tasks by their keys. A key is a digest of everything that decides the outcome.
+
+    Args:
+        database: Where outcomes are recorded.
+        artifacts: Where the artifacts are that they name. Those that no outcome names are deleted at once.
+    """
+
+    def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self.sweep()
+
+    def find(self, key: str) -> Outcome | None:
+        """The outcome of a task; None if it was not done yet."""
+        with self._database.transaction() as sql:
+            row = sql.execute("SELECT outcome FROM shards WHERE key = ?", (key,)).fetchone()
+        return None if row is None else Outcome.from_json(json.loads(row["outcome"]))
+
+    def add(self, key: str, job: str, outcome: Outcome) -> None:
+        """Records the outcome of a task.
+
+        Args:
+            key: The task's key.
+            job: Digest of the job that it belongs to; empty for what is worth keeping beyond any job.
+            outcome: What came of it.
+        """
+        with self._database.transaction() as sql:
+            sql.execute("INSERT OR REPLACE INTO shards VALUES (?, ?, ?)", (key, job, json.dumps(outcome.to_json())))
+            sql.executemany(
+                "INSERT OR IGNORE INTO shard_artifacts VALUES (?, ?)",
+                [(key, digest) for digest in outcome.artifacts.values()],
+            )
+
+    def forget_artifact(self, digest: str) -> None:
+        """Forgets the outcomes that name an artifact, which is damaged, and deletes it: they will be computed again."""
+        with self._database.transaction() as sql:
+            sql.execute(
+                "DELETE FROM shards WHERE key IN (SELECT shard FROM shard_artifacts WHERE digest = ?)", (digest,)
+            )
+        self._artifacts.delete(digest)
+
+    def sweep(self) -> None:
+        """Deletes what no outcome names: what a worker that died left half written, and what nobody waited for.
+
+        To be called while no task is being done.
+        """
+        with self._database.transaction() as sql:
+            known = _digests(sql.execute("SELECT DISTINCT digest FROM shard_artifacts"))
+        self._artifacts.sweep(known)
+
+    def collect(self) -> None:
+        """Forgets the outcomes, and deletes the artifacts, of jobs for which no operation waits, runs or has failed."""
+        places = ", ".join("?" * len(_KEPT_STATES))
+        # The lock is held to the last file, so that no outcome that names one of them is recorded in between.
+        with self._database.condition:
+            with self._database.transaction() as sql:
+                before = _digests(sql.execute("SELECT DISTINCT digest FROM shard_artifacts"))
+                sql.execute(
+                    f"DELETE FROM shards WHERE job != '' AND job NOT IN "  # noqa: S608 - places are "?"
+                    f"(SELECT job FROM operations WHERE state IN ({places}))",
+                    _KEPT_STATES,
+                )
+                after = _digests(sql.execute("SELECT DISTINCT digest FROM shard_artifacts"))
+            for digest in before - after:
+                self._artifacts.delete(digest)
+
+
+def _digests(rows: Iterable[sqlite3.Row]) -> set[str]:
+    return {str(row["digest"]) for row in rows}
