@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 # More arguments for pytest, for example `make test ARGS="-k thresholds"`.
 ARGS ?=
 
+# More options of `ortoscope-server serve` for the demo, for example `make demo SERVE="--workers 1"`.
+SERVE ?=
+
 # Scripts that `make bench` runs, one after the other, each in its own process.
 BENCHMARKS := benchmarks/dissection_overhead.py benchmarks/backward_overhead.py
 
@@ -28,8 +31,8 @@ DEMO_OR_MORE := $(firstword $(wildcard $(DEVELOPMENT)) $(DEMO))
 help: ## Lists the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | awk -F '\t' '{ printf "make %-10s %s\n", $$1, $$2 }'
 
-demo: $(DEMO_OR_MORE) ## Dissects a real network and writes demo-output/index.html.
-	@$(BIN)/python demo/run.py demo-output
+demo: $(DEMO_OR_MORE) ## Dissects a real network into demo-output/index.html; SERVE="…" are options of the server.
+	@$(BIN)/python demo/run.py demo-output $(SERVE)
 
 test: $(DEVELOPMENT) ## Runs all tests but the long ones; ARGS="…" are passed to pytest.
 	@$(BIN)/python -m pytest $(ARGS)

@@ -1,4 +1,4 @@
-"""What ten million images cost the engine of jobs: `python benchmarks/scale_simulation.py [--shards N]`.
+"""What ten million images cost the engine of jobs: `python benchmarks/scale_simulation.py [--images N]`.
 
 10,000 shards, the most that a job has, stand for 10,000,000 images. Everything is real but the model: the driver of a
 dissection, the engine, the database, the store. In place of workers there is an executor that answers at once, so that
@@ -31,6 +31,7 @@ from ortoscope_service.analysis.dissection.spec import DissectionSpec
 from ortoscope_service.analysis.dissection.survey import ShardSurvey
 from ortoscope_service.analysis.dissection.thresholds import Thresholds, bound_from, thresholds_from, vanguard_of
 from ortoscope_service.analysis.execution import ExecutionConfig
+from ortoscope_service.analysis.shards import shards_of
 from ortoscope_service.datasets.broden import BrodenDataset
 from ortoscope_service.graph.taps import resolve_tap
 from ortoscope_service.jobs import dissections
@@ -122,12 +123,17 @@ class Crowd(Executor):
             future.set_running_or_notify_cancel()
             return future
         self._held.append((future, json.dumps(self._outcome(request).to_json())))
-        arguments = request["task"]["arguments"]
-        last = arguments.get("shard", 0) + 1 >= arguments.get("shards", 1)
-        while self._held and (last or len(self._held) > self._workers):
+        while self._held and (self._is_last(request["task"]["arguments"]) or len(self._held) > self._workers):
             finished, answer = self._held.pop(0)
             finished.set_result(answer)
         return future
+
+    def _is_last(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether nothing more comes before this task is done."""
+        if "shard" not in arguments:
+            return True
+        shards = arguments["shards"]
+        return arguments["shard"] + 1 in {shards, vanguard_of(self._images, shards)}
 
     def _outcome(self, request: Mapping[str, Any]) -> Outcome:
         roles: dict[str, tuple[str, ...]] = {
@@ -174,7 +180,7 @@ def job_of(store: Store, crew: Crew, environment: Environment, spec: Mapping[str
     )
 
 
-def engine(root: Path, shards: int, workers: int) -> None:
+def engine(root: Path, images: int, workers: int) -> None:
     """The server's part of a dissection, interrupted before its last merge and resumed."""
     spec: dict[str, Any] = {
         "model": "m",
@@ -189,7 +195,7 @@ def engine(root: Path, shards: int, workers: int) -> None:
         "iou_threshold": 0.04,
         "examples_per_unit": 5,
     }
-    images = shards * IMAGES_PER_SHARD
+    shards = shards_of(images, ExecutionConfig().batch_size)
     environment = Environment(str(root), "models", "datasets", software())
     say(f"-- the server, {workers} workers, {shards:,} shards for {images:,} images", "")
     store = Store(root)
@@ -398,21 +404,21 @@ def _at_scale(measured: Measured, shards: int) -> str:
 def main() -> None:
     """Measures the parts asked for, all by default."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=int, default=10_000, help="shards of the simulated job")
+    parser.add_argument("--images", type=int, default=10_000_000, help="images of the simulated job")
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 1000], help="workers of the simulated crew")
     parser.add_argument("--pool-tasks", type=int, default=1000, help="tasks for the real worker")
-    parser.add_argument("--images", type=int, default=100_000, help="images of the dataset that is opened and digested")
+    parser.add_argument("--rows", type=int, default=100_000, help="images of the dataset that is opened and digested")
     parser.add_argument("--merged-shards", type=int, default=50, help="shards whose artifacts are merged")
     parser.add_argument("--folder", type=Path, help="where to work, on the kind of disk of a real store")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         root = Path(temporary)
         for workers in options.workers:
-            engine(root / f"store-{workers}", options.shards, workers)
+            engine(root / f"store-{workers}", options.images, workers)
         (root / "pool").mkdir()
         pool(root / "pool", options.pool_tasks)
         artifacts(root / ARTIFACTS)
-        dataset(root / "dataset", options.images)
+        dataset(root / "dataset", options.rows)
         merging(root / "merging", options.merged_shards)
 
 

@@ -1,20 +1,21 @@
-"""The main job on a real network, end to end: `python demo/run.py OUTPUT`.
+"""The main job on a real network, end to end: `python demo/run.py OUTPUT [OPTIONS OF ortoscope-server serve]`.
 
 Prepares EfficientNet-Lite0 (ImageNet weights) from its package, renders labelled scenes, starts a server, and then asks
 it, through the client alone: what do the units respond to on photographs, which images drive them, and which concepts
 do they detect? Writes OUTPUT/index.html with the reports beside it, and prints the five most interesting
-findings. What was prepared is kept in .cache/demo, so that a second run starts at once.
+findings. What was prepared is kept in .cache/demo, so that a second run starts at once; the log of the server is there.
 """
 
 import argparse
 import contextlib
 import importlib.util
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".cache" / "demo"
 ONBOARDING = WORK / "onboarding.txt"
+LOG = WORK / "server.log"
 MODEL = "efficientnet-lite0"
 DATASET = "rendered-scenes"
 TAPS = ("blocks.10", "head.conv")
@@ -76,25 +78,38 @@ def prepare() -> None:
 
 
 @contextlib.contextmanager
-def server() -> Iterator[str]:
-    """A server on a free port; yields its target and stops it cleanly."""
+def server(options: Sequence[str]) -> Iterator[str]:
+    """A server on a free port; yields its target and stops it cleanly.
+
+    Args:
+        options: More of its command line, such as the cluster that does the work.
+    """
     folders = [f"--{name}={WORK / name}" for name in ("models", "datasets", "store")]
-    process = subprocess.Popen(
-        server_command("serve", *folders, "--listen", "127.0.0.1:0"), stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
+    with LOG.open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            server_command("serve", *folders, "--listen", "127.0.0.1:0", *options), stdin=subprocess.DEVNULL, stderr=log
+        )
     try:
-        log = []
-        for line in process.stderr:
-            log.append(line)
-            if "listening on " in line:
-                yield line.split("listening on ")[1].split()[0]
-                break
-        else:
-            raise SystemExit("The server did not start:\n" + "".join(log))
+        yield listening(process)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.wait(60)
+
+
+def listening(server: subprocess.Popen[bytes]) -> str:
+    """The target of a server that was started, as soon as it listens.
+
+    Raises:
+        SystemExit: It ended before.
+    """
+    while True:
+        ended = server.poll() is not None
+        said = LOG.read_text(encoding="utf-8")
+        if found := re.search(r"^listening on (\S+)\n", said, re.MULTILINE):
+            return found[1]
+        if ended:
+            raise SystemExit(f"The server did not start:\n{said}")
+        time.sleep(0.05)
 
 
 def photographs() -> list[Path]:
@@ -138,12 +153,14 @@ def main() -> None:
     """Runs the demo."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, help="folder to write to")
-    output: Path = parser.parse_args().output
+    parser.add_argument("serve", nargs=argparse.REMAINDER, help="options of `ortoscope-server serve`")
+    arguments = parser.parse_args()
+    output: Path = arguments.output
     console = Console()
     began = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     prepare()
-    with server() as target, ortoscope.connect(target) as scope:
+    with server(arguments.serve) as target, ortoscope.connect(target) as scope:
         reports, shown = examine(scope, output)
         findings = find([(report.tap.display_name, report.dissection) for report in reports], shown)
     write_page(output, reports, shown, findings)

@@ -180,7 +180,13 @@ def serve(
         int, typer.Option(min=0, help="Threads within an operator; 0: all that this process may use.")
     ] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per run of a model.")] = 16,
-    session_cache: Annotated[int, typer.Option(min=1, help="Sessions of ONNX Runtime that are kept for calls.")] = 8,
+    call_memory: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="Most memory for the models that calls run. Default: a share."),
+    ] = "",
+    session_memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory that models used before may keep. Default: half of it.")
+    ] = "",
     workers: Annotated[
         int,
         typer.Option(
@@ -242,7 +248,8 @@ def serve(
             execution_provider=provider,
             threads=threads,
             batch_size=batch_size,
-            session_cache_size=session_cache,
+            call_memory_bytes=_bytes(call_memory),
+            session_memory_bytes=_bytes(session_memory),
             jobs=JobsConfig(
                 workers=workers,
                 operations=operations,

@@ -133,8 +133,12 @@ class ServerConfig:
     batch_size: int = 16
     """Images per run of a model."""
 
-    session_cache_size: int = 8
-    """ONNX Runtime sessions kept for calls; each holds the weights of the part of the model that it runs."""
+    call_memory_bytes: int = 0
+    """Most memory of the process that runs models for calls; 0: the share of a worker."""
+
+    session_memory_bytes: int = 0
+    """Memory with which that process keeps sessions that were used, the longest unused dropped first; 0: half of what
+    it may have."""
 
     jobs: JobsConfig = field(default_factory=JobsConfig)
     """Who does the work of operations, and with what."""

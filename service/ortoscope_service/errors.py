@@ -6,6 +6,7 @@ Every layer raises `OrtoscopeError`; only `ortoscope_service.api.errors` knows h
 
 import enum
 from collections.abc import Mapping
+from typing import Any
 
 
 class Code(enum.Enum):
@@ -66,4 +67,22 @@ def not_found(reason: str, message: str, *, field: str = "", **metadata: object)
     """A NOT_FOUND error; keyword arguments become its metadata."""
     return OrtoscopeError(
         Code.NOT_FOUND, reason, message, field=field, metadata={k: str(v) for k, v in metadata.items()}
+    )
+
+
+def error_to_json(error: OrtoscopeError) -> dict[str, Any]:
+    """An error as JSON, to be kept or to travel between processes."""
+    return {
+        "code": error.code.value,
+        "reason": error.reason,
+        "message": error.message,
+        "field": error.field,
+        "metadata": error.metadata,
+    }
+
+
+def error_from_json(parts: Mapping[str, Any]) -> OrtoscopeError:
+    """The error that `error_to_json` was given."""
+    return OrtoscopeError(
+        Code(parts["code"]), parts["reason"], parts["message"], field=parts["field"], metadata=parts["metadata"]
     )

@@ -1,16 +1,23 @@
 """A whole dissection, and the search for examples, against plain NumPy over ONNX Runtime's own outputs."""
 
-from dataclasses import replace
+import io
+import tempfile
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from ortoscope_service.analysis.dissection.pipeline import DissectionResult, dissect
+from ortoscope_service.analysis.dissection.counting import ShardCounts, count_shard, merge_counts
+from ortoscope_service.analysis.dissection.pipeline import DissectionResult, dissect, finish
 from ortoscope_service.analysis.dissection.spec import DissectionSpec
+from ortoscope_service.analysis.dissection.survey import ShardSurvey, survey_shard
+from ortoscope_service.analysis.dissection.thresholds import bound_from, thresholds_from
 from ortoscope_service.analysis.examples import ExamplesSpec, find_examples
 from ortoscope_service.analysis.execution import ExecutionConfig
+from ortoscope_service.analysis.shards import shard_positions
 from ortoscope_service.datasets.broden import BrodenDataset
 from ortoscope_service.datasets.broden_writer import BrodenWriter
 from ortoscope_service.errors import Code, OrtoscopeError
@@ -133,6 +140,53 @@ def test_a_dissection_equals_brute_force_over_all_activations(model, axes, repos
     peaks = maps.max(axis=(2, 3))
     np.testing.assert_allclose(result.example_value, -np.sort(-peaks, axis=0)[:5].T, rtol=1e-5)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("axes", [2, 0])
+@pytest.mark.parametrize(("shards", "vanguard", "top_fraction"), [(1, 0, 0.05), (6, 2, 0.05), (IMAGES, 8, 0.3)])
+def test_shards_give_the_result_of_one_pass_to_the_bit(axes, shards, vanguard, top_fraction, repository, dataset):
+    version = repository.get("cnn")
+    tap = taps_of(version, axes)[0]
+    # Images run one by one, so that no sum depends on who else is in the batch.
+    execution = ExecutionConfig(batch_size=1)
+    spec = DissectionSpec(top_fraction)
+    nothing = {"progress": lambda *_: None, "cancellation": Cancellation()}
+    indices = dataset.select(())[::-1]
+    positions = [shard_positions(IMAGES, shards, shard) for shard in range(shards)]
+    surveys: dict[int, tuple[dict[str, np.ndarray], bytes]] = {}
+
+    def survey(numbers: range, bound: np.ndarray | None) -> list[Callable[[], ShardSurvey]]:
+        for shard in numbers:
+            file = io.BytesIO()
+            found = survey_shard(
+                version, tap, dataset, indices[positions[shard]], spec, IMAGES, bound, execution, file, **nothing
+            )
+            surveys[shard] = found.to_arrays(), file.getvalue()
+        return [lambda arrays=surveys[shard][0]: ShardSurvey.from_arrays(arrays) for shard in sorted(surveys)]
+
+    first = survey(range(vanguard), None)
+    bound = bound_from(first, spec, IMAGES) if first else None
+    thresholds = thresholds_from(survey(range(vanguard, shards), bound), spec, IMAGES)
+    if thresholds.incomplete.any():
+        thresholds = thresholds_from(survey(range(vanguard, shards), thresholds.relaxed), spec, IMAGES)
+    counts = []
+    for shard in range(shards):
+        arrays, maps = surveys[shard]
+        file = io.BytesIO(maps)
+        found = count_shard(
+            ShardSurvey.from_arrays(arrays), file, dataset, indices[positions[shard]], thresholds, **nothing
+        )
+        counts.append(found.to_arrays())
+    with tempfile.TemporaryDirectory() as workspace:
+        expected = dissect(version, tap, dataset, indices, spec, execution, workspace=Path(workspace), **nothing)
+    for order in (counts, counts[::-1]):
+        merged = merge_counts([lambda arrays=arrays: ShardCounts.from_arrays(arrays) for arrays in order], thresholds)
+        result = finish(thresholds, merged, dataset, IMAGES)
+        for field in fields(DissectionResult):
+            if field.compare:
+                np.testing.assert_array_equal(getattr(result, field.name), getattr(expected, field.name))
+    assert expected.intersection.sum() > 100
+    assert expected.example_mask.any()
 
 
 def test_given_thresholds_are_used_as_they_are(repository, dataset, tmp_path):

@@ -118,7 +118,6 @@ def test_a_disk_that_fills_up_fails_the_operation_typed_and_what_was_done_is_not
             until(lambda: get(stubs, operation).done or "too full to record" in deployed.log())
             name = next(iter(stubs.activations.ListExampleSets(ListExampleSetsRequest()).example_sets)).name
             assert stubs.activations.GetExampleSet(GetExampleSetRequest(name=name)).unit_count
-            assert failure_when(lambda: dissect(stubs)).reason == "DISK_FULL"
             ballast.unlink()
             failure = failure_of_status(stubs.wait(operation).error)
             assert (failure.code, failure.reason) == ("RESOURCE_EXHAUSTED", "DISK_FULL")
@@ -216,17 +215,17 @@ def test_a_clock_that_jumps_ends_and_forgets_nothing(rig: Rig, reference: Path, 
         with stubs_of(deployed) as stubs:
             examples = stubs.wait(find_examples(stubs))
             dissection = dissect(stubs, limit=3600)
-            for number, offset in enumerate((TEN_YEARS, -TEN_YEARS, TEN_YEARS)):
-                until(lambda number=number: len(artifacts(deployed.store)) > 4 * (number + 1))
+            until(lambda: len(artifacts(deployed.store)) > 4)
+            for offset in (TEN_YEARS, -TEN_YEARS, TEN_YEARS):
                 jump(offset)
-                time.sleep(1.1)  # one round of housekeeping
+                time.sleep(0.5)
             assert stubs.wait(dissection).HasField("response")
             began = time.monotonic()
             overdue = dissect(stubs, limit=1)
             jump(-TEN_YEARS)
             assert failure_of_status(stubs.wait(overdue).error).reason == "DEADLINE_EXCEEDED"
             assert 0.9 < time.monotonic() - began < 10
-            time.sleep(1.1)
+            time.sleep(1.1)  # a round of housekeeping
             listed = stubs.operations.ListOperations(operations_pb2.ListOperationsRequest()).operations
             assert [operation.name for operation in listed] == [overdue.name, dissection.name, examples.name]
         assert fetch(deployed.address, [dissection.name, examples.name], tmp_path / "results") == []

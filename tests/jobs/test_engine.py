@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from ortoscope_service.errors import Code, OrtoscopeError
+from ortoscope_service.errors import Code, OrtoscopeError, error_to_json
 from ortoscope_service.jobs.engine import Crew, Interrupted, Job, Stage, run_job
-from ortoscope_service.jobs.failures import error_to_json
 from ortoscope_service.jobs.operations import NewOperation
 from ortoscope_service.jobs.pool import WorkerDiedError
 from ortoscope_service.jobs.store import Store

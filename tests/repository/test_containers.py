@@ -258,7 +258,7 @@ def dask_scheduler() -> Iterator[str]:
     health = f"127.0.0.1:{free_port()}"
     program = (
         "from ortoscope_service.config import ClusterConfig\n"
-        "from ortoscope_service.jobs.cluster import run_cluster_scheduler\n"
+        "from ortoscope_service.jobs.cluster_members import run_cluster_scheduler\n"
         f"run_cluster_scheduler(ClusterConfig('tcp://127.0.0.1:{free_port()}'), health='{health}')\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as scheduler:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ortoscope_service.errors import Code, OrtoscopeError
-from ortoscope_service.runtime.channel import Array, Channel, ChannelError, Message, error_from_json, error_to_json
+from ortoscope_service.errors import Code, OrtoscopeError, error_from_json, error_to_json
+from ortoscope_service.runtime.channel import Array, Channel, ChannelError, Message
 
 
 @pytest.fixture

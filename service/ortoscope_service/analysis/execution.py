@@ -87,6 +87,11 @@ def tap_session(version: ModelVersion, tap: Tap, execution: ExecutionConfig) -> 
     return _SESSIONS.get((version.manifest.digest, tap.tensor, execution.session), make)
 
 
+def release_sessions() -> None:
+    """Forgets the sessions that are kept, and with them their working memory: for a worker that has nothing to do."""
+    _SESSIONS.clear()
+
+
 def admitted(version: ModelVersion, tap: Tap, execution: ExecutionConfig) -> ExecutionConfig:
     """How the part of the model that computes `tap` is run: by the provider asked for if it passes the parity gate."""
     if execution.session.providers[0] == CPU:
@@ -140,13 +145,16 @@ def stream_maps(
     session = tap_session(version, tap, execution)
     starts = range(0, len(indices), execution.batch_size)
     batches = [indices[start : start + execution.batch_size] for start in starts]
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode") as decoder:
-        coming = decoder.submit(load, batches[0]) if batches else None
+    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode") as decoder:
+        # The model waits for the first batch alone, so two threads share it; one is enough for those after it.
+        coming = [
+            decoder.submit(load, half) for half in np.array_split(indices[: execution.batch_size], 2) if len(half)
+        ]
         for number, batch in enumerate(batches):
             cancellation.raise_if_cancelled()
-            assert coming is not None
-            pixels = coming.result()
-            coming = decoder.submit(load, batches[number + 1]) if number + 1 < len(batches) else None
+            parts = [part.result() for part in coming]
+            pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            coming = [decoder.submit(load, following) for following in batches[number + 1 : number + 2]]
             began = time.perf_counter()
             activation = run_taps(
                 session,

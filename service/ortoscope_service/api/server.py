@@ -185,6 +185,10 @@ class Server:
         """Port of the metrics; None if they are not served."""
         return None if self._metrics_server is None else self._metrics_server.port
 
+    def warm(self) -> None:
+        """Starts what the first call would otherwise wait for."""
+        self._sessions.warm()
+
     def stop(self, grace_seconds: float | None = None) -> bool:
         """Stops: reports NOT_SERVING, takes nothing new, and lets what is under way end for a while. Idempotent.
 
@@ -225,8 +229,9 @@ class Server:
 
     def _host_settings(self) -> HostSettings:
         jobs = self.config.jobs
-        memory = worker_memory(jobs, worker_count(jobs, self.config.execution_provider))
-        return HostSettings(memory_bytes=memory, session_memory_bytes=memory // 2)
+        share = worker_memory(jobs, worker_count(jobs, self.config.execution_provider))
+        memory = self.config.call_memory_bytes or share
+        return HostSettings(memory, self.config.session_memory_bytes or memory // 2)
 
     def _make_runner(self) -> JobRunner:
         config = self.config
@@ -324,6 +329,7 @@ def serve(config: ServerConfig) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop)
     server = make_server(config)
+    server.warm()
     sys.stderr.write(f"listening on {server.address}\n")
     sys.stderr.flush()
     asked_to_stop.wait()

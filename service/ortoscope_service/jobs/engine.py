@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ortoscope_service.errors import Code, OrtoscopeError
+from ortoscope_service.errors import Code, OrtoscopeError, error_from_json
 from ortoscope_service.jobs.artifacts import ArtifactStore
-from ortoscope_service.jobs.failures import error_from_json
 from ortoscope_service.jobs.operations import Operation
 from ortoscope_service.jobs.pool import WorkerDiedError
 from ortoscope_service.jobs.provenance import spec_digest
@@ -267,7 +266,7 @@ class _Batch:
 
     def _died(self, index: int, death: WorkerDiedError) -> OrtoscopeError:
         cause = self._job._take_cause(self._keys[index])
-        if cause == OUT_OF_MEMORY:
+        if cause == OUT_OF_MEMORY or death.out_of_memory:
             return self._out_of_memory(index)
         if cause == STALLED:
             seconds = f"{self._job._environment.stall_seconds:g}"

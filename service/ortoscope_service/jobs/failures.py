@@ -4,8 +4,6 @@ import errno
 import logging
 import sqlite3
 import uuid
-from collections.abc import Mapping
-from typing import Any
 
 from ortoscope_service.errors import Code, OrtoscopeError
 
@@ -51,21 +49,3 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _DISK_FULL_ERRNO
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) in _DISK_FULL_SQLITE
-
-
-def error_to_json(error: OrtoscopeError) -> dict[str, Any]:
-    """An error as JSON, to be kept or to travel between processes."""
-    return {
-        "code": error.code.value,
-        "reason": error.reason,
-        "message": error.message,
-        "field": error.field,
-        "metadata": error.metadata,
-    }
-
-
-def error_from_json(parts: Mapping[str, Any]) -> OrtoscopeError:
-    """The error that `error_to_json` was given."""
-    return OrtoscopeError(
-        Code(parts["code"]), parts["reason"], parts["message"], field=parts["field"], metadata=parts["metadata"]
-    )

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ortoscope_service.errors import Code, OrtoscopeError, not_found
+from ortoscope_service.errors import Code, OrtoscopeError, error_from_json, error_to_json, not_found
 from ortoscope_service.jobs.database import Database
-from ortoscope_service.jobs.failures import error_from_json, error_to_json
 from ortoscope_service.jobs.provenance import spec_digest
 from ortoscope_service.jobs.requests import Request, RequestLog
 from ortoscope_service.runtime.cancellation import Cancellation

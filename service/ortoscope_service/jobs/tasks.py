@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ortoscope_service.datasets.catalog import DatasetCatalog
-from ortoscope_service.errors import Code, OrtoscopeError
+from ortoscope_service.errors import Code, OrtoscopeError, error_to_json
 from ortoscope_service.jobs.artifacts import ArtifactStore, ArtifactWriter, pack_arrays, store_lost, unpack_arrays
-from ortoscope_service.jobs.failures import as_ortoscope_error, error_to_json
+from ortoscope_service.jobs.failures import as_ortoscope_error
 from ortoscope_service.jobs.watchdog import Watchdog
 from ortoscope_service.jobs.worker import retire
 from ortoscope_service.models.repository import ModelRepository

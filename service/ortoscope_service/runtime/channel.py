@@ -24,8 +24,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ortoscope_service.errors import Code, OrtoscopeError
-
 Array = NDArray[Any]
 
 _HEADER = struct.Struct("<IQ")
@@ -164,24 +162,6 @@ class Channel:
 
 
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-
-
-def error_to_json(error: OrtoscopeError) -> dict[str, Any]:
-    """An error as JSON."""
-    return {
-        "code": error.code.value,
-        "reason": error.reason,
-        "message": error.message,
-        "field": error.field,
-        "metadata": error.metadata,
-    }
-
-
-def error_from_json(parts: Mapping[str, Any]) -> OrtoscopeError:
-    """The error that `error_to_json` was given."""
-    return OrtoscopeError(
-        Code(parts["code"]), parts["reason"], parts["message"], field=parts["field"], metadata=parts["metadata"]
-    )
 
 
 def _to_bytes(array: Array) -> NDArray[np.uint8]:

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ortoscope_service.errors import error_from_json
 from ortoscope_service.runtime.cancellation import Cancellation
-from ortoscope_service.runtime.channel import Array, Channel, ChannelError, Message, error_from_json
+from ortoscope_service.runtime.channel import Array, Channel, ChannelError, Message
 
 STUCK_SECONDS = 5.0
 """How long a run may go on after it was told to stop. ONNX Runtime heeds that between two operators, not within one."""

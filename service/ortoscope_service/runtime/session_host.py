@@ -28,10 +28,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ortoscope_service.errors import Code, OrtoscopeError
+from ortoscope_service.errors import Code, OrtoscopeError, error_to_json
 from ortoscope_service.runtime.caching import Cache, Made
 from ortoscope_service.runtime.cancellation import Cancellation
-from ortoscope_service.runtime.channel import Channel, Message, error_to_json
+from ortoscope_service.runtime.channel import Channel, Message
 from ortoscope_service.runtime.descriptions import Description, config_from_json
 from ortoscope_service.runtime.host_process import TOO_MUCH_MEMORY
 from ortoscope_service.runtime.memory import give_back, limit_data, resident_bytes
