@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import ortoscope
 from ortoscope_service.analysis.dissection.kernels import compile_all
 from ortoscope_service.analysis.dissection.pipeline import dissect
@@ -181,6 +180,8 @@ def bare_seconds(trunk: Path, processes: int, batches: int) -> float:
 
 def _run_bare(arguments: Sequence[str]) -> None:
     """Is a bare process: says that it is ready, waits for the end of its input, runs, and says that it is done."""
+    import onnxruntime  # noqa: PLC0415 - after the package that keeps it from sending usage data
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(arguments[0], options, providers=["CPUExecutionProvider"])

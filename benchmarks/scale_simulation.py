@@ -11,7 +11,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
-from durability import BATCH_SIZE, DATASET, IMAGES, MODEL, TAP, make_rig
+from job_rig import DATASET, make_rig
 from ortoscope_service.analysis.dissection.counting import ShardCounts, merge_counts
 from ortoscope_service.analysis.dissection.kernels import compile_all
 from ortoscope_service.analysis.dissection.spec import DissectionSpec
@@ -226,13 +222,14 @@ def engine(root: Path, images: int, workers: int) -> None:
 
 def pool(root: Path, tasks: int) -> None:
     """What a task costs that does nothing: from the engine to a worker process and back, recorded."""
-    rig = make_rig(root / "rig")
-    version = ModelRepository(rig.models).get(MODEL, 1)
-    spec = survey_spec(version, resolve_tap(version.manifest.taps, TAP), DATASET, (), ExecutionConfig(BATCH_SIZE))
+    rig = make_rig(root / "rig", 220)
+    version = ModelRepository(rig.models).get(rig.model)
+    tap = resolve_tap(version.manifest.taps, rig.taps[-1])
+    spec = survey_spec(version, tap, DATASET, (), ExecutionConfig())
     store = Store(root / "store")
     executor = WorkerPool(1)
     environment = Environment(str(root / "store"), str(rig.models), str(rig.datasets), software())
-    say(f"-- a worker process, tasks that do nothing, {IMAGES} images", "")
+    say(f"-- a worker process, tasks that do nothing, {rig.images} images", "")
 
     def drive(job: Job) -> None:
         def ask(first: int, count: int) -> float:
@@ -345,9 +342,9 @@ def counts_of(shard: int, shards: int, thresholds: Thresholds) -> ShardCounts:
     place = np.flatnonzero(rng.random(UNITS * CONCEPTS) < LABELLED_PAIRS)
     examples = np.flatnonzero(thresholds.example_image % shards == shard)
     return ShardCounts(
-        shape=np.array([UNITS, CONCEPTS, 5, MASK_BYTES]),
-        intersection_place=place,
-        intersection=rng.integers(1, 1000, len(place)),
+        shape=np.array([UNITS, CONCEPTS]),
+        intersection_place=place.astype(np.uint32),
+        intersection=rng.integers(1, 60_000, len(place)).astype(np.uint16),
         activation_pixels=rng.integers(0, 100_000, (UNITS, CATEGORIES)),
         concept_pixels=rng.integers(0, 100_000, CONCEPTS),
         example_place=examples,

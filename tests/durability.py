@@ -37,11 +37,12 @@ from ortoscope_service.models.repository import ModelRepository
 from serving import add_model
 from tiny_models import GraphBuilder, float_value
 
-IMAGES = 120
-SIZE = 64
-"""Number of pictures, and their width and height: small ones, so that many shards take seconds."""
+IMAGES = 320
+SIZE = 48
+BATCH_SIZE = 8
+"""Number of pictures, their width and height, and pictures per run of the model: twenty shards, the first few of which
+bound what the others keep, in seconds."""
 
-BATCH_SIZE = 4
 MODEL = "conv"
 TAP = "relu2"
 DATASET = "scenes"
@@ -141,7 +142,7 @@ class Rig:
 
 
 def make_rig(folder: Path) -> Rig:
-    """A convolutional network, and labelled pictures for some thirty shards."""
+    """A convolutional network, and labelled pictures."""
     compile_all()  # or the first run would be much slower than the others
     rig = Rig(folder / "models", folder / "datasets")
     pixels = Preprocessing("nchw", "rgb", (127.0,) * 3, (64.0,) * 3, "squash", SIZE, SIZE, SIZE, "not verified: a test")
@@ -151,7 +152,7 @@ def make_rig(folder: Path) -> Rig:
 
 
 def _network() -> onnx.ModelProto:
-    """`image` (n, 3, 64, 64) → `relu1` (n, 32, 64, 64) → `relu2` (n, 24, 32, 32)."""
+    """`image` (n, 3, 48, 48) → `relu1` (n, 32, 48, 48) → `relu2` (n, 24, 24, 24)."""
     g = GraphBuilder(0)
     value, channels = "image", 3
     for number, (units, stride) in enumerate([(32, 1), (24, 2)], start=1):

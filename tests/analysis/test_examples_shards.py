@@ -79,3 +79,16 @@ def test_shards_hold_every_image_once_and_are_even(images, batch_size):
     if images < 10_000:
         every = np.concatenate([shard_positions(images, shards, shard) for shard in range(shards)])
         np.testing.assert_array_equal(np.sort(every), np.arange(images))
+
+
+@pytest.mark.parametrize(("images", "shards"), [(1000, 21), (960, 20), (10_007, 79), (63_305, 495)])
+def test_a_few_shards_are_a_fair_sample_of_whatever_order_the_images_have(images: int, shards: int) -> None:
+    positions = np.concatenate([shard_positions(images, shards, shard) for shard in (0, 1)])
+    share = len(positions) / images
+    for parts in (4, 10, 16):  # sorted by class
+        counts = np.bincount(positions * parts // images, minlength=parts)
+        assert abs(counts - images * share / parts).max() <= 4
+    for period in (2, 3, 7, 10, 16, 20, 21, 79):  # classes by turns
+        counts = np.bincount(positions % period, minlength=period)
+        expected = len(positions) / period
+        assert abs(counts - expected).max() <= max(4.0, 0.5 * expected)

@@ -228,8 +228,8 @@ def test_a_deadline_that_passes_in_the_queue_never_starts_work(one_worker: Serve
 
 def test_an_operation_whose_time_limit_passes_while_it_runs_says_so(one_worker: ServerProcess) -> None:
     stubs = one_worker.stubs()
-    for count in range(1, 4):
-        late = find_examples(stubs, "slow", f"product{LONG_CHAIN - 1}", count, seconds=0.7 + 0.13 * count)
+    for count in range(1, 6):
+        late = find_examples(stubs, "slow", f"product{LONG_CHAIN - 1}", count, seconds=0.4 + 0.03 * count)
         failure = failure_of_status(stubs.wait(late).error)
         assert (failure.code, failure.reason) == ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
         assert metadata_of(stubs, late).HasField("start_time")

@@ -111,6 +111,7 @@ def test_a_disk_that_fills_up_fails_the_operation_typed_and_what_was_done_is_not
     with small_disk(tmp_path / "store", 40) as disk, deployment(rig, TWO, tmp_path) as deployed:
         with stubs_of(deployed) as stubs:
             kept = stubs.wait(find_examples(stubs))
+            until(lambda: not artifacts(disk))
             ballast = disk / "ballast"
             operation = dissect(stubs)
             until(lambda: len(artifacts(disk)) > 10)
@@ -126,6 +127,7 @@ def test_a_disk_that_fills_up_fails_the_operation_typed_and_what_was_done_is_not
             assert metadata_of(get(stubs, again)).done_items > 0
             assert stubs.wait(again).HasField("response")
         assert fetch(deployed.address, [again.name, kept.name], tmp_path / "results") == []
+        assert deployed.leftovers() == []
         assert deployed.stop() == []
     assert differences(reference, tmp_path / "results") == []
 
@@ -214,6 +216,7 @@ def test_a_clock_that_jumps_ends_and_forgets_nothing(rig: Rig, reference: Path, 
     with deployment(rig, TWO, tmp_path, {"PYTHONPATH": str(clock)}) as deployed:
         with stubs_of(deployed) as stubs:
             examples = stubs.wait(find_examples(stubs))
+            until(lambda: not artifacts(deployed.store))
             dissection = dissect(stubs, limit=3600)
             until(lambda: len(artifacts(deployed.store)) > 4)
             for offset in (TEN_YEARS, -TEN_YEARS, TEN_YEARS):

@@ -26,7 +26,7 @@ def nothing(_request: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def failing(error: OrtoscopeError) -> dict[str, Any]:
-    return {"error": error_to_json(error)}
+    return {"error": error_to_json(error), "worker": "process 1 on a machine"}
 
 
 class ScriptedExecutor(Executor):
@@ -63,6 +63,7 @@ class Bench:
     stopping: threading.Event = field(default_factory=threading.Event)
     workers: int = 2
     spec: dict[str, Any] = field(default_factory=dict)
+    obstacle: str = ""
 
     def job(self, operation_id: str = "a") -> Job:
         try:
@@ -72,10 +73,17 @@ class Bench:
             operation, _ = self.store.operations.create(new)
         return Job(
             operation,
-            Crew(self.executor, lambda: self.workers),
+            Crew(self.executor, lambda: self.workers, lambda: self.obstacle),
             self.store.shards,
             self.store.artifacts,
-            Environment(str(self.root), "models", None, {"ortoscope": "1"}, memory_bytes=1000, stall_seconds=7),
+            Environment(
+                str(self.root),
+                str(self.root / "models"),
+                str(self.root / "datasets"),
+                {"ortoscope": "1"},
+                memory_bytes=1000,
+                stall_seconds=7,
+            ),
             lambda *told: self.progress.append(told),
             self.cancellation,
             self.stopping.is_set,
@@ -327,6 +335,8 @@ def test_stopping_lets_what_runs_end_and_begins_nothing(bench: Bench) -> None:
     class Slow(ScriptedExecutor):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
             futures.append(Future())
+            if len(futures) <= bench.workers:
+                futures[-1].set_running_or_notify_cancel()
             return futures[-1]
 
     bench.executor = Slow(nothing)
@@ -334,14 +344,63 @@ def test_stopping_lets_what_runs_end_and_begins_nothing(bench: Bench) -> None:
     def finish() -> None:
         bench.stopping.set()
         time.sleep(0.2)
-        for future in futures:
+        for future in futures[: bench.workers]:
             future.set_result(json.dumps(Outcome({}, {}).to_json()))
 
     threading.Timer(0.2, finish).start()
     with pytest.raises(Interrupted):
         bench.run(lambda job: job.map("surveying", shards(10)))
-    assert len(futures) == 3
+    assert [future.cancelled() for future in futures] == [False, False, True]
     bench.stopping.clear()
     bench.executor = ScriptedExecutor(nothing)
     bench.run(lambda job: job.map("surveying", shards(10)))
-    assert len(bench.executor.requests) == 7
+    assert len(bench.executor.requests) == 8
+
+
+def test_what_all_work_waits_for_is_told_until_it_goes_on(bench: Bench) -> None:
+    futures: list[Future[str]] = []
+
+    class Deserted(ScriptedExecutor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
+            futures.append(Future())
+            futures[-1].set_running_or_notify_cancel()
+            return futures[-1]
+
+    def come() -> None:
+        bench.obstacle = ""
+        time.sleep(0.3)
+        futures[0].set_result(json.dumps(Outcome({}, {}).to_json()))
+
+    bench.executor = Deserted(nothing)
+    bench.obstacle = "waiting for workers"
+    threading.Timer(2.5, come).start()
+    bench.run(lambda job: job.run("surveying", shards(1)[0]))
+    assert [stage for stage, *_ in bench.progress] == ["surveying", "waiting for workers", "surveying", "surveying"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "what"),
+    [
+        ("STORE_LOST", Code.DATA_LOSS, "files of the store"),
+        ("CANCELLED", Code.CANCELLED, "files of the store"),
+        ("UNKNOWN_MODEL", Code.NOT_FOUND, "models"),
+        ("UNKNOWN_DATASET", Code.NOT_FOUND, "datasets"),
+    ],
+)
+def test_what_a_worker_does_not_find_though_it_is_there_is_not_shared_with_its_machine(
+    bench: Bench, reason: str, code: Code, what: str
+) -> None:
+    bench.spec = {"model": "m", "version": 1, "dataset": "d"}
+    for folder in ("models/m/1", "datasets/d"):
+        (bench.root / folder).mkdir(parents=True)
+    bench.executor.answer = lambda _: failing(OrtoscopeError(code, reason, "Not there."))
+    error = reason_of(bench, lambda job: job.run("reading", Task("scan")))
+    assert (error.reason, error.metadata["what"]) == ("FOLDER_NOT_SHARED", what)
+    assert "process 1 on a machine" in error.message
+    assert str(bench.root) not in error.message
+
+
+def test_what_is_gone_for_the_server_too_is_said_to_be_gone(bench: Bench) -> None:
+    bench.spec = {"model": "m", "version": 1, "dataset": "d"}
+    bench.executor.answer = lambda _: failing(OrtoscopeError(Code.NOT_FOUND, "UNKNOWN_MODEL", "Not there."))
+    assert reason_of(bench, lambda job: job.run("reading", Task("scan"))).reason == "UNKNOWN_MODEL"

@@ -1,10 +1,11 @@
+import threading
 from pathlib import Path
 
 import pytest
 from ortoscope_service.errors import Code, OrtoscopeError
 from ortoscope_service.jobs.artifacts import ArtifactStore
 from ortoscope_service.jobs.database import Database
-from ortoscope_service.jobs.operations import NewOperation, OperationStore
+from ortoscope_service.jobs.operations import NewOperation, OperationStore, State
 from ortoscope_service.jobs.shards import ShardLog
 from ortoscope_service.jobs.tasks import Outcome
 
@@ -80,6 +81,23 @@ def test_an_artifact_that_two_outcomes_share_goes_with_the_second(parts: Parts) 
     parts.operations.request_cancel("b")
     parts.log.collect()
     assert not parts.is_there(outcome)
+
+
+def test_nobody_waits_for_the_database_while_files_are_deleted(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts.log.add("key", parts.operation("a", 0.1), parts.outcome(b"x"))
+    parts.operations.request_cancel("a")
+    unlink, found = Path.unlink, []
+
+    def unlink_while_another_looks(path: Path, missing_ok: bool = False) -> None:
+        other = threading.Thread(target=lambda: found.append(parts.operations.get("a").state), daemon=True)
+        other.start()
+        other.join(10)
+        assert not other.is_alive()
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink_while_another_looks)
+    parts.log.collect()
+    assert found == [State.CANCELLED]
 
 
 def test_what_is_worth_more_than_its_job_outlives_it(parts: Parts) -> None:

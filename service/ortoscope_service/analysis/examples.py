@@ -151,12 +151,13 @@ def merge_rankings(rankings: Sequence[Callable[[], ShardRanking]], spec: Example
         rankings: Load the rankings of the shards; each is called once, and let go before the next.
         spec: What to find.
     """
-    merged = rankings[0]()
+    first = rankings[0]()
+    site_shape = first.site_shape
+    most, least = TopK.from_arrays(first.most.to_arrays()), TopK.from_arrays(first.least.to_arrays())
     for load in rankings[1:]:
-        other = load()
-        merged.most.merge(other.most)
-        merged.least.merge(other.least)
-    most, least, site_shape = merged.most, merged.least, merged.site_shape
+        ranking = load()
+        most.merge(ranking.most)
+        least.merge(ranking.least)
     located = spec.reduction != "mean" and bool(site_shape)
     return Examples(
         most.item,

@@ -1,5 +1,7 @@
 """How the images of a job are cut into shards: fixed slices, the units of work, of retry and of resumption."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,13 +28,23 @@ def shards_of(images: int, batch_size: int) -> int:
 
 
 def shard_positions(images: int, shards: int, shard: int) -> NDArray[np.int64]:
-    """(n,) int64, the positions of a shard's images in the order of the job: every `shards`-th from `shard` on.
+    """(n,) int64, ascending: the positions of a shard's images in the order of the job.
 
-    Strided, so that any few shards are a systematic sample of all images, even if those are sorted by class.
+    The images are taken in steps of the golden ratio of their number, and the shards are runs of that sequence. So any
+    shard, and any run of shards, is spread evenly over all images, however they are sorted, and in step with no period
+    that their order may have.
 
     Args:
         images: Number of images.
         shards: Number of shards.
         shard: Which of them, from 0.
     """
-    return np.arange(shard, images, shards, dtype=np.int64)
+    begin, end = shard * images // shards, (shard + 1) * images // shards
+    return np.sort(np.arange(begin, end, dtype=np.int64) * _step(images) % images)
+
+
+def _step(images: int) -> int:
+    """The whole number nearest to the golden section of `images` that has no divisor in common with it."""
+    section = round(images * (math.sqrt(5) - 1) / 2)
+    candidates = (section + sign * offset for offset in range(images + 1) for sign in (1, -1))
+    return next(step for step in candidates if step > 0 and math.gcd(step, images) == 1)

@@ -142,6 +142,21 @@ class ArtifactStore:
         """Deletes an artifact, if there is one."""
         self.path(digest).unlink(missing_ok=True)
 
+    def withdraw(self, digest: str) -> Path | None:
+        """Takes an artifact out of the store, which takes no time, however large it is.
+
+        Returns:
+            The file, which is to be deleted; None if there is nothing left to delete.
+        """
+        withdrawn = self._temporary / uuid.uuid4().hex
+        try:
+            self.path(digest).replace(withdrawn)
+        except OSError:
+            # It is not there, or the disk has no room for another name: then deleting it makes room.
+            self.delete(digest)
+            return None
+        return withdrawn
+
     def sweep(self, keep: Collection[str] | None = None) -> None:
         """Deletes what was left half written, and, if `keep` is given, all artifacts but those."""
         for leftover in self._temporary.iterdir():

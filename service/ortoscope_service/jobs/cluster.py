@@ -23,13 +23,14 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ortoscope_service.config import ClusterConfig
 from ortoscope_service.jobs.calls import Call, WorkerDiedError, WorkerTaskError
+from ortoscope_service.jobs.cluster_reach import TroubleLog, trouble_with
 from ortoscope_service.jobs.cluster_security import security_of
 from ortoscope_service.jobs.cluster_worker import perform
 
@@ -45,8 +46,8 @@ SILENCE_SECONDS = 30.0
 _COUNT_SECONDS = 0.5
 """How often the workers are counted."""
 
-_LONGEST_PAUSE_SECONDS = 10.0
-"""Most time between two attempts to connect."""
+_LONGEST_PAUSE_SECONDS = 3.0
+"""Most time between two attempts to connect: most of what a scheduler's restart costs beside the restart itself."""
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +105,8 @@ class ClusterExecutor(Executor):
         self._closed = False
         self._give_up_at: float | None = None
         self._connected = False
+        self._trouble = ""
+        self._trouble_log = TroubleLog(config.address)
         self._workers = 0
         self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -135,6 +138,12 @@ class ClusterExecutor(Executor):
     def workers(self) -> int:
         """How many tasks the cluster does at once at present: its workers, but at least 1."""
         return max(1, self._workers)
+
+    def obstacle(self) -> str:
+        """What all tasks wait for at present, in words; empty if they are done."""
+        if not self._connected:
+            return "waiting for the scheduler of the cluster" + (self._trouble and f": {self._trouble}")
+        return "" if self._workers else "waiting for workers of the cluster"
 
     def state(self) -> ClusterState:
         """How it stands with the cluster."""
@@ -187,6 +196,7 @@ class ClusterExecutor(Executor):
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 continue
             pause = 0.1
+            self._tell("")
             self._connected = True
             _log.info("connected with the cluster at %s", self._config.address)
             try:
@@ -200,6 +210,8 @@ class ClusterExecutor(Executor):
         """A client that is connected; None if that cannot be had now, or is not wanted any more."""
         from distributed import Client  # noqa: PLC0415 - of the extra `cluster`
 
+        if await self._is_out_of_reach():
+            return None
         client = Client(
             self._config.address,
             security=self._security,
@@ -217,11 +229,28 @@ class ClusterExecutor(Executor):
                 self._workers = await asyncio.wait_for(_workers_of(client), CONNECT_SECONDS)
                 return client
         except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may succeed
-            _log.warning("no connection with the cluster at %s: %s", self._config.address, type(error).__name__)
+            self._tell(f"it did not let a client in ({type(error).__name__})")
         connecting.cancel()
         await asyncio.wait([connecting])
         await _close(client)
         return None
+
+    async def _is_out_of_reach(self) -> bool:
+        """Whether an attempt to connect would be in vain, or is not wanted any more."""
+        looking = asyncio.create_task(trouble_with(self._config, self._security))
+        while not looking.done() and not self._closed:
+            await self._changed([looking], CONNECT_SECONDS)
+        if not looking.done():
+            looking.cancel()
+            await asyncio.wait([looking])
+            return True
+        self._tell(looking.result())
+        return bool(self._trouble)
+
+    def _tell(self, trouble: str) -> None:
+        """Takes note of why there is no connection."""
+        self._trouble = trouble
+        self._trouble_log.tell(trouble)
 
     async def _serve(self, client: "Client") -> None:
         """Gives tasks to the cluster as long as it is there, and there is something to do."""
@@ -305,7 +334,7 @@ class ClusterExecutor(Executor):
             if call.future.set_running_or_notify_cancel():
                 return call
 
-    async def _changed(self, tasks: list["asyncio.Future[Any]"] | list["asyncio.Task[None]"], seconds: float) -> None:
+    async def _changed(self, tasks: Sequence["asyncio.Future[Any]"], seconds: float) -> None:
         """Waits for one of the tasks, for a call, for the shutdown, or for some time."""
         waking = asyncio.ensure_future(self._wake.wait())
         await asyncio.wait([waking, *tasks], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

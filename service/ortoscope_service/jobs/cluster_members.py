@@ -1,5 +1,6 @@
 """The processes that a cluster consists of: a scheduler of Dask's, and workers that are kept running."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -12,10 +13,17 @@ from typing import NoReturn
 
 from ortoscope_service.config import ClusterConfig
 from ortoscope_service.jobs import cluster_worker
+from ortoscope_service.jobs.cluster_reach import TroubleLog, trouble_with
 from ortoscope_service.jobs.cluster_security import security_of
 
 _LONGEST_PAUSE_SECONDS = 10.0
 """Most time between the end of a worker and the start of the next."""
+
+_POLL_SECONDS = 0.1
+"""How often the workers are looked after."""
+
+_RETRY_SECONDS = 2.0
+"""Time between two attempts to reach the scheduler."""
 
 _QUICK_DEATH_SECONDS = 10.0
 """A worker that ends sooner after its start is started again more slowly each time."""
@@ -58,8 +66,8 @@ def run_cluster_scheduler(config: ClusterConfig, *, health: str = "127.0.0.1:878
 def run_cluster_worker(config: ClusterConfig, *, workers: int = 1, niceness: int = 10) -> int:
     """Keeps workers of a cluster running, each a process with one thread, until SIGTERM or SIGINT.
 
-    A worker that ends is replaced: one that died, and one that lost its scheduler. They end with this process, even if
-    that is killed.
+    A worker that ends is replaced: one that died, and one that lost its scheduler. None starts as long as the scheduler
+    cannot be reached; the log says why. They end with this process, even if that is killed.
 
     Args:
         config: The cluster.
@@ -72,7 +80,8 @@ def run_cluster_worker(config: ClusterConfig, *, workers: int = 1, niceness: int
     Raises:
         OrtoscopeError: As `cluster.ClusterExecutor` raises.
     """
-    security_of(config)
+    security = security_of(config)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     os.nice(niceness)
     command = _dask(
         *("worker", config, config.address, "--nthreads", "1", "--no-nanny", "--memory-limit", "0"),
@@ -83,9 +92,19 @@ def run_cluster_worker(config: ClusterConfig, *, workers: int = 1, niceness: int
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     slots = [_Slot(command, {**os.environ, **environment}) for _ in range(workers)]
-    while not over.wait(0.1):
-        for slot in slots:
-            slot.tend()
+    log = TroubleLog(config.address)
+    pause = _POLL_SECONDS
+    while not over.wait(pause):
+        pause = _POLL_SECONDS
+        empty = [slot for slot in slots if slot.is_empty()]
+        if empty:
+            trouble = asyncio.run(trouble_with(config, security))
+            log.tell(trouble)
+            if trouble:
+                pause = _RETRY_SECONDS
+                continue
+        for slot in empty:
+            slot.fill()
     for slot in slots:
         slot.end()
     return 0
@@ -102,8 +121,8 @@ class _Slot:
         self._started_at = 0.0
         self._start_at = 0.0
 
-    def tend(self) -> None:
-        """Starts a process if there is none, but not at once after others that ended quickly."""
+    def is_empty(self) -> bool:
+        """Whether a process should be started: there is none. Not at once after others that ended quickly."""
         now = time.monotonic()
         if self._process is not None and self._process.poll() is not None:
             quick = now - self._started_at < _QUICK_DEATH_SECONDS
@@ -111,9 +130,12 @@ class _Slot:
             _log.warning("a worker ended with exit code %d", self._process.returncode)
             self._process = None
             self._start_at = now + self._pause
-        if self._process is None and now >= self._start_at:
-            self._started_at = now
-            self._process = subprocess.Popen(self._command, env=self._environment, stdin=subprocess.DEVNULL)  # noqa: S603
+        return self._process is None and now >= self._start_at
+
+    def fill(self) -> None:
+        """Starts a process."""
+        self._started_at = time.monotonic()
+        self._process = subprocess.Popen(self._command, env=self._environment, stdin=subprocess.DEVNULL)  # noqa: S603
 
     def end(self) -> None:
         """Ends the process. What it does is lost anyway: nobody waits for a worker that leaves."""

@@ -32,7 +32,7 @@ def make_crew(config: JobsConfig, provider: str) -> Crew:
         from ortoscope_service.jobs.cluster import ClusterExecutor  # noqa: PLC0415 - needs the extra `cluster`
 
         executor = ClusterExecutor(config.cluster)
-        return Crew(executor, executor.workers)
+        return Crew(executor, executor.workers, executor.obstacle)
     workers = worker_count(config, provider)
     pool = WorkerPool(
         workers,

@@ -24,6 +24,9 @@ ATTEMPTS = 2
 """How often a task is tried that ends its worker. What ends two is the task's own fault, or its model's."""
 
 _POLL_SECONDS = 0.1
+_OBSTACLE_SECONDS = 2.0
+"""An obstacle is spoken of when nothing was done for so long: most are over sooner."""
+
 _REPAIRS = 20
 """How often a job begins again because artifacts of its own were damaged. Each time, all that is whole is kept."""
 
@@ -46,6 +49,9 @@ class Crew:
 
     workers: Callable[[], int]
     """Tells how many tasks are worked on at once, at least 1."""
+
+    obstacle: Callable[[], str] = str
+    """Tells what all work waits for at present, in words; empty if it goes on."""
 
 
 Report = Callable[[str, int, int, float | None], None]
@@ -157,12 +163,14 @@ class Job:
                 worker twice; CANCELLED, DEADLINE_EXCEEDED.
             Interrupted: The server stops.
         """
+        if not tasks:
+            return []
         keys = [self._key(task, beyond_job=beyond_job) for task in tasks]
         outcomes: list[Outcome | None] = [self._shards.find(key) if remember else None for key in keys]
         missing = [index for index, outcome in enumerate(outcomes) if outcome is None]
         self._course.skip(stage, sum(task.items for task in tasks) - sum(tasks[index].items for index in missing))
         self._tell(stage)
-        with contextlib.closing(_Batch(self, tasks, keys)) as batch:
+        with contextlib.closing(_Batch(self, stage, tasks, keys)) as batch:
             for index, outcome in batch.outcomes(missing):
                 self._shards.add(keys[index], "" if beyond_job else self._operation.job, outcome)
                 outcomes[index] = outcome
@@ -172,9 +180,10 @@ class Job:
         self.processors.update(outcome.processor for outcome in finished)
         return finished
 
-    def _tell(self, stage: str) -> None:
+    def _tell(self, stage: str, obstacle: str = "") -> None:
         done, total = self._course.of(stage)
-        self._report(stage, done, total, self._course.seconds_left(self._crew.workers()))
+        left = None if obstacle else self._course.seconds_left(self._crew.workers())
+        self._report(obstacle or stage, done, total, left)
 
     def _key(self, task: Task, *, beyond_job: bool) -> str:
         decisive: dict[str, object] = {"task": task.name, "arguments": task.arguments, "inputs": task.inputs}
@@ -200,12 +209,15 @@ class Job:
 class _Batch:
     """Tasks of one job that are being done."""
 
-    def __init__(self, job: Job, tasks: Sequence[Task], keys: Sequence[str]) -> None:
+    def __init__(self, job: Job, stage: str, tasks: Sequence[Task], keys: Sequence[str]) -> None:
         self._job = job
+        self._stage = stage
         self._tasks = tasks
         self._keys = keys
         self._attempts: dict[int, int] = {}
         self._running: dict[Future[str], int] = {}
+        self._advanced_at = time.monotonic()
+        self._obstacle = ""
 
     def outcomes(self, wanted: Sequence[int]) -> Iterator[tuple[int, Outcome]]:
         """Yields the outcomes of tasks as they come, each with its index."""
@@ -213,13 +225,16 @@ class _Batch:
         while waiting or self._running:
             self._job._cancellation.raise_if_cancelled()
             stopping = self._job._stopping()
-            if stopping and not self._running:
-                raise Interrupted
+            if stopping:
+                self._take_back()
+                if not self._running:
+                    raise Interrupted
             # One more than there are workers, so that none waits; no more, so that jobs take turns.
             while waiting and not stopping and len(self._running) <= self._job._crew.workers():
                 index = waiting.pop()
                 self._running[self._job._submit(self._tasks[index], self._keys[index])] = index
             ended, _ = wait(self._running, _POLL_SECONDS, FIRST_COMPLETED)
+            self._look_for_obstacle(advanced=bool(ended))
             for future in ended:
                 index = self._running.pop(future)
                 outcome = self._outcome(future, index)
@@ -230,8 +245,20 @@ class _Batch:
 
     def close(self) -> None:
         """Takes back what is not being done yet. What is goes on; its outcome is lost, or found by the next attempt."""
-        for future in self._running:
-            future.cancel()
+        self._take_back()
+
+    def _take_back(self) -> None:
+        self._running = {future: index for future, index in self._running.items() if not future.cancel()}
+
+    def _look_for_obstacle(self, *, advanced: bool) -> None:
+        """Tells what the work waits for if nothing is done for a while, and when it goes on."""
+        now = time.monotonic()
+        if advanced:
+            self._advanced_at = now
+        obstacle = self._job._crew.obstacle() if now - self._advanced_at >= _OBSTACLE_SECONDS else ""
+        if obstacle != self._obstacle:
+            self._obstacle = obstacle
+            self._job._tell(self._stage, obstacle)
 
     def _outcome(self, future: "Future[str]", index: int) -> Outcome | None:
         """What came of a task; None if it must be submitted again.
@@ -256,13 +283,36 @@ class _Batch:
             if failure.reason != "OUT_OF_MEMORY":
                 # A task that was told to stop says that it was cancelled; why is known here alone.
                 self._job._cancellation.raise_if_cancelled()
-                raise failure
+                raise self._unseen(failure, answer["worker"]) or failure
             failure = self._out_of_memory(index)
         self._attempts[index] = self._attempts.get(index, 0) + 1
         if self._attempts[index] >= ATTEMPTS:
             raise failure
         _log.warning("trying %s again: %s", self._tasks[index].label, failure.message)
         return None
+
+    def _unseen(self, failure: OrtoscopeError, worker: str) -> OrtoscopeError | None:
+        """What it means that a worker does not find what is there: its machine does not see it. None if it is gone."""
+        environment, spec = self._job._environment, self._job.spec
+        permit = permit_file(self._job._store, self._job._operation.id)
+        match failure.reason:
+            case "STORE_LOST" | "CANCELLED":
+                what, there = "files of the store", permit
+            case "UNKNOWN_MODEL" | "UNKNOWN_VERSION":
+                what, there = "models", Path(environment.models, spec["model"], str(spec["version"]))
+            case "UNKNOWN_DATASET":
+                what, there = "datasets", Path(environment.datasets or "", spec["dataset"])
+            case _:
+                return None
+        if not there.exists():
+            return None
+        return OrtoscopeError(
+            Code.FAILED_PRECONDITION,
+            "FOLDER_NOT_SHARED",
+            f"The {what} that a worker ({worker}) sees are not the server's. Let every machine of the cluster see the "
+            "store, the models and the datasets of the server at the same paths, and ask again.",
+            metadata={"what": what, "worker": worker},
+        )
 
     def _died(self, index: int, death: WorkerDiedError) -> OrtoscopeError:
         cause = self._job._take_cause(self._keys[index])

@@ -9,9 +9,15 @@ from ortoscope_service.jobs.database import Database
 from ortoscope_service.jobs.operations import State
 from ortoscope_service.jobs.tasks import Outcome
 
-_KEPT_STATES = (State.QUEUED.value, State.RUNNING.value, State.FAILED.value)
-"""States of operations for whose sake outcomes are kept. A failed one may be asked for again: when there is room on the
-disk, or more time."""
+_NEEDED = f"""
+SELECT job FROM operations AS operation WHERE state IN ('{State.QUEUED.value}', '{State.RUNNING.value}')
+OR (state = '{State.FAILED.value}' AND NOT EXISTS (
+    SELECT 1 FROM operations AS later
+    WHERE later.job = operation.job AND later.sequence > operation.sequence AND later.state = '{State.SUCCEEDED.value}'
+))
+"""  # noqa: S608 - nothing in it comes from outside
+"""Jobs for whose sake outcomes are kept. One that failed may be asked for again: when there is room on the disk, or
+more time."""
 
 
 class ShardLog:
@@ -66,20 +72,21 @@ class ShardLog:
         self._artifacts.sweep(known)
 
     def collect(self) -> None:
-        """Forgets the outcomes, and deletes the artifacts, of jobs for which no operation waits, runs or has failed."""
-        places = ", ".join("?" * len(_KEPT_STATES))
-        # The lock is held to the last file, so that no outcome that names one of them is recorded in between.
+        """Forgets the outcomes, and deletes the artifacts, of jobs that need them no more.
+
+        Those are needed for which an operation waits or runs, or has failed and was not repeated with success since.
+        """
+        # Between the end of the transaction and the last artifact no outcome that names one of them is recorded.
+        # Deleting the files may take minutes, for which nobody shall wait.
         with self._database.condition:
             with self._database.transaction() as sql:
                 before = _digests(sql.execute("SELECT DISTINCT digest FROM shard_artifacts"))
-                sql.execute(
-                    f"DELETE FROM shards WHERE job != '' AND job NOT IN "  # noqa: S608 - places are "?"
-                    f"(SELECT job FROM operations WHERE state IN ({places}))",
-                    _KEPT_STATES,
-                )
+                sql.execute(f"DELETE FROM shards WHERE job != '' AND job NOT IN ({_NEEDED})")  # noqa: S608 - as above
                 after = _digests(sql.execute("SELECT DISTINCT digest FROM shard_artifacts"))
-            for digest in before - after:
-                self._artifacts.delete(digest)
+            withdrawn = [self._artifacts.withdraw(digest) for digest in before - after]
+        for file in withdrawn:
+            if file is not None:
+                file.unlink(missing_ok=True)
 
 
 def _digests(rows: Iterable[sqlite3.Row]) -> set[str]:

@@ -4,8 +4,13 @@
 out: a worker runs models from outside, and whoever reads its answers must not have to trust it.
 """
 
+import errno
 import functools
 import json
+import logging
+import os
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +35,9 @@ from ortoscope_service.runtime.memory import give_back, limit_data
 ARTIFACTS = "shards"
 PERMITS = "permits"
 """Folders of the store that workers use."""
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -212,18 +220,19 @@ def run_task(request: str) -> str:
         request: As `request_of` makes it.
 
     Returns:
-        JSON: an `Outcome`, or an object with the one key `error`, an error as `error_to_json` makes it.
+        JSON: an `Outcome`, or an object with `error`, an error as `error_to_json` makes it, and `worker`, the process
+        and the machine that it came to.
     """
     try:
         parsed = json.loads(request)
         environment = Environment(**parsed["environment"])
         return json.dumps(_run(parsed, environment).to_json(), allow_nan=False)
     except Exception as error:  # noqa: BLE001 - whatever a task raises is how it ended
-        failure = as_ortoscope_error(error)
+        failure = _denied(error) if _is_denied(error) else as_ortoscope_error(error)
         if failure.reason == "OUT_OF_MEMORY":
             # What the failed run took may stay with the process, and would be missing from the next one's share.
             retire()
-        return json.dumps({"error": error_to_json(failure)})
+        return json.dumps({"error": error_to_json(failure), "worker": _myself()})
 
 
 def _run(request: Mapping[str, Any], environment: Environment) -> Outcome:
@@ -246,18 +255,76 @@ def _run(request: Mapping[str, Any], environment: Environment) -> Outcome:
         memory_bytes=environment.memory_bytes,
         stall_seconds=environment.stall_seconds,
     )
-    with watchdog:
+    with _REST.interrupted(), watchdog:
         context = TaskContext(request, environment, cancellation, watchdog.alive)
         cancellation.raise_if_cancelled()
         values = KINDS[request["verb"]].tasks[request["task"]["name"]](context)
-    give_back()
     return Outcome(context.artifacts, values, time.perf_counter() - began, processor())
+
+
+class _Rest:
+    """Gives back the memory that tasks left behind, such as that of sessions, once none has run for a while.
+
+    Not after every task: most are followed by one that needs the same.
+    """
+
+    def __init__(self, after_seconds: float) -> None:
+        self._after_seconds = after_seconds
+        self._lock = threading.Lock()
+        self._tasks = 0
+        self._running = 0
+
+    @contextmanager
+    def interrupted(self) -> Iterator[None]:
+        """Lets a task run."""
+        with self._lock:
+            self._tasks += 1
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                tasks = self._tasks
+            timer = threading.Timer(self._after_seconds, self._rest, (tasks,))
+            timer.daemon = True
+            timer.start()
+
+    def _rest(self, tasks: int) -> None:
+        from ortoscope_service.analysis.execution import release_sessions  # noqa: PLC0415 - as in `_run`
+
+        with self._lock:
+            if not self._running and tasks == self._tasks:
+                release_sessions()
+                give_back()
+
+
+_REST = _Rest(after_seconds=5.0)
 
 
 @functools.cache
 def _libraries(models: str, datasets: str | None) -> tuple[ModelRepository, DatasetCatalog]:
     """What is loaded or opened once stays for the next task."""
     return ModelRepository(Path(models)), DatasetCatalog(None if datasets is None else Path(datasets))
+
+
+def _myself() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _is_denied(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def _denied(error: BaseException) -> OrtoscopeError:
+    _log.error("a task was denied a file", exc_info=error)
+    return OrtoscopeError(
+        Code.FAILED_PRECONDITION,
+        "WORKER_DENIED",
+        f"A worker ({_myself()}) was denied a file. Workers write the store, and read models and datasets: run them as "
+        "the user of the server, with folders that they may use so.",
+        metadata={"worker": _myself()},
+    )
 
 
 def _other_software(wanted: Mapping[str, str], found: Mapping[str, str]) -> OrtoscopeError:
@@ -267,7 +334,7 @@ def _other_software(wanted: Mapping[str, str], found: Mapping[str, str]) -> Orto
     return OrtoscopeError(
         Code.FAILED_PRECONDITION,
         "WORKER_DIFFERS",
-        f"The server has {text(wanted)}, but a worker has {text(found)}, which may give other bits. Install the same "
-        "versions on both.",
+        f"The server has {text(wanted)}, but a worker ({_myself()}) has {text(found)}, which may give other bits. "
+        "Install the same versions on both.",
         metadata={"server": text(wanted), "worker": text(found)},
     )

@@ -1,7 +1,8 @@
 """With the thresholds known: counts the pixels of each shard, and adds the counts up."""
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -122,13 +123,13 @@ def count_shard(
     tally = Tally(thresholds.value, survey.site_shape, dataset.mask_shape, dataset.concepts, thresholds.example_image)
     progress("counting", 0, len(indices))
     maps = read_maps(maps_file, survey, thresholds.value)
-    labels = _labels_ahead(dataset, indices, timings)
-    for done, (index, image_labels, (units, image_maps)) in enumerate(zip(indices, labels, maps, strict=True), 1):
-        cancellation.raise_if_cancelled()
-        began = time.perf_counter()
-        tally.add(int(index), image_labels, units, image_maps)
-        timings.own += time.perf_counter() - began
-        progress("counting", done, len(indices))
+    with contextlib.closing(_labels_ahead(dataset, indices, timings)) as labels:
+        for done, (index, image_labels, (units, image_maps)) in enumerate(zip(indices, labels, maps, strict=True), 1):
+            cancellation.raise_if_cancelled()
+            began = time.perf_counter()
+            tally.add(int(index), image_labels, units, image_maps)
+            timings.own += time.perf_counter() - began
+            progress("counting", done, len(indices))
     return ShardCounts.of(tally, thresholds.example_image, indices)
 
 
@@ -167,7 +168,7 @@ def _nothing_like(shard: ShardCounts, thresholds: Thresholds) -> Counts:
     )
 
 
-def _labels_ahead(dataset: LabelledDataset, indices: Int64Array, timings: Timings) -> Iterator[ImageLabels]:
+def _labels_ahead(dataset: LabelledDataset, indices: Int64Array, timings: Timings) -> Generator[ImageLabels]:
     """Yields the labels of the images in order; reads those of the next ones in a thread meanwhile."""
 
     def load(batch: Int64Array) -> list[ImageLabels]:

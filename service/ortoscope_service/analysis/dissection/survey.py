@@ -27,7 +27,7 @@ from ortoscope_service.statistics.top_k import TopK
 
 MAX_KEPT_BYTES = 4 * 1024**3
 """Most memory that the largest values of one shard may take. A shard of 128 images with 512 units of 112 x 112 sites,
-all of whose values are kept because there is no bound, takes 3.1 GB; what is above a bound takes a fraction of that."""
+all of whose values are kept because there is no bound, takes 3.3 GB; what is above a bound takes a fraction of that."""
 
 
 class MapsSink(Protocol):

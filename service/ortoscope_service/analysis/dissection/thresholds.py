@@ -97,7 +97,7 @@ def bound_from(vanguard: Sequence[SurveyLoader], spec: DissectionSpec, total_ima
     """What the thresholds will hardly lie below.
 
     Args:
-        vanguard: Read the surveys of the vanguard; up to five times each.
+        vanguard: Read the surveys of the vanguard; up to six times each.
         spec: What to compute.
         total_images: Images of all shards together.
 
@@ -160,7 +160,12 @@ class _Summary:
     def of(cls, surveys: Sequence[SurveyLoader]) -> "_Summary":
         first = surveys[0]()
         result = cls(
-            first.kept.floor, first.minimum, first.maximum, first.top, math.prod(first.site_shape), first.images
+            first.kept.floor,
+            first.minimum,
+            first.maximum,
+            TopK.from_arrays(first.top.to_arrays()),
+            math.prod(first.site_shape),
+            first.images,
         )
         for load in surveys[1:]:
             survey = load()
