@@ -82,6 +82,7 @@ def measuring() -> Iterator[Measured]:
     before, measured, began = resident_bytes(), Measured(), time.perf_counter()
     yield measured
     measured.seconds = time.perf_counter() - began
+    give_back()
     measured.resident = resident_bytes() - before
     status = Path("/proc/self/status").read_text(encoding="ascii")
     measured.peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024 - before
@@ -249,7 +250,7 @@ def pool(root: Path, tasks: int) -> None:
 
 
 def artifacts(root: Path) -> None:
-    """Artifacts, written with two syncs each, and read with their digest checked."""
+    """Artifacts, written with two syncs each, read with their digest checked, and deleted."""
     store = ArtifactStore(root)
     store.make()
     say("-- artifacts", "")
@@ -260,9 +261,13 @@ def artifacts(root: Path) -> None:
         with measuring() as reading:
             for digest in digests:
                 store.load(digest)
+        with measuring() as deleting:
+            for digest in digests:
+                store.delete(digest)
+        steps = (writing, reading, deleting)
         say(
-            f"{size / 1024:,.0f} KiB: written, read (from the page cache)",
-            f"{writing.seconds / count * 1e3:.1f} ms, {reading.seconds / count * 1e3:.1f} ms",
+            f"{size / 1024:,.0f} KiB: written, read (from the page cache), deleted",
+            ", ".join(f"{step.seconds / count * 1e3:.1f} ms" for step in steps),
         )
 
 

@@ -149,18 +149,18 @@ def write_page(output: Path, reports: list[TapReport], shown: list[Photograph], 
     (output / "index.html").write_text(page, encoding="utf-8")
 
 
-def main() -> None:
-    """Runs the demo."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", type=Path, help="folder to write to")
-    parser.add_argument("serve", nargs=argparse.REMAINDER, help="options of `ortoscope-server serve`")
-    arguments = parser.parse_args()
-    output: Path = arguments.output
+def run(output: Path, options: Sequence[str]) -> None:
+    """Does it all.
+
+    Args:
+        output: Folder to write to.
+        options: More of the command line of `ortoscope-server serve`.
+    """
     console = Console()
     began = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     prepare()
-    with server(arguments.serve) as target, ortoscope.connect(target) as scope:
+    with server(options) as target, ortoscope.connect(target) as scope:
         reports, shown = examine(scope, output)
         findings = find([(report.tap.display_name, report.dissection) for report in reports], shown)
     write_page(output, reports, shown, findings)
@@ -169,6 +169,23 @@ def main() -> None:
     for number, finding in enumerate(findings, start=1):
         console.print(f"{number}. {finding.text}", highlight=False)
     console.print(f"\nOpen [bold]{output / 'index.html'}[/bold]. ({time.monotonic() - began:.0f} s)", highlight=False)
+
+
+def main() -> None:
+    """Reads the command line, and runs the demo."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path, help="folder to write to")
+    parser.add_argument("serve", nargs=argparse.REMAINDER, help="options of `ortoscope-server serve`")
+    arguments = parser.parse_args()
+    # The server that was started must end with this process.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        run(arguments.output, arguments.serve)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except ortoscope.OrtoscopeError as error:
+        raise SystemExit(f"{error}\nThe server's log is {LOG.relative_to(ROOT)}.") from None
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from certificates import HAS_OPENSSL
-from dask_cluster import eventually, free_port, make_certificates
+from dask_cluster import free_port, make_certificates
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVER_LOG = ROOT / ".cache" / "demo" / "server.log"
 
 
 class Members:
@@ -102,8 +103,9 @@ def run_demo(output: Path, *options: str, on_line: Callable[[str], None] = lambd
             for line in demo.stdout:
                 lines.append(line)
                 on_line(line)
-        finally:
+        except BaseException:
             demo.terminate()
+            raise
     said = "".join(lines)
     assert demo.returncode == 0, said
     return said
@@ -125,17 +127,23 @@ def contents(output: Path) -> Mapping[str, Any]:
 @pytest.mark.skipif(not HAS_OPENSSL, reason="openssl is not installed")
 def test_the_demo_on_a_cluster_whose_parts_are_killed_writes_the_same_files(tmp_path: Path) -> None:
     run_demo(tmp_path / "alone", "--workers", "2")
-    dissections = 0
-
     with members(make_certificates(tmp_path), tmp_path) as cluster:
-        first = set(children(cluster._supervisor.pid))
+        # Struck in this order, each when the demo begins to say so.
+        blows = [
+            ("dissect: activating", cluster.kill_worker),
+            ("find-examples: ", lambda: None),
+            ("dissect: activating", cluster.kill_scheduler),
+        ]
 
         def strike(line: str) -> None:
-            nonlocal dissections
-            if line.startswith("dissect: activating"):
-                dissections += 1
-                # Lines come at each new stage, and every ten seconds.
-                if dissections == 1:
-                    cluster.kill_worker()
-            elif line.startswith("find-examples: queued"):
-                dissections = max(dissections, 10)
+            if blows and line.startswith(blows[0][0]):
+                blows.pop(0)[1]()
+
+        run_demo(tmp_path / "cluster", *cluster.options, on_line=strike)
+        assert not blows
+        assert "a worker ended with exit code -9" in cluster.log("cluster-worker")
+        assert "lost the cluster" in SERVER_LOG.read_text()
+    alone, clustered = contents(tmp_path / "alone"), contents(tmp_path / "cluster")
+    assert {"tally.csv", "dissection.npz", "provenance.json"} <= {Path(name).name for name in alone}
+    assert clustered.keys() == alone.keys()
+    assert [name for name, content in alone.items() if clustered[name] != content] == []

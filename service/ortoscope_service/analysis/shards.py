@@ -1,7 +1,5 @@
 """How the images of a job are cut into shards: fixed slices, the units of work, of retry and of resumption."""
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,21 +28,25 @@ def shards_of(images: int, batch_size: int) -> int:
 def shard_positions(images: int, shards: int, shard: int) -> NDArray[np.int64]:
     """(n,) int64, ascending: the positions of a shard's images in the order of the job.
 
-    The images are taken in steps of the golden ratio of their number, and the shards are runs of that sequence. So any
-    shard, and any run of shards, is spread evenly over all images, however they are sorted, and in step with no period
-    that their order may have.
+    Of every `shards` successive images each shard has one, which one is drawn by lot (a rotation for each such row, the
+    same in every run). So any few shards are a fair sample of all images, whether those are sorted by class or have
+    classes that take turns.
 
     Args:
         images: Number of images.
         shards: Number of shards.
         shard: Which of them, from 0.
     """
-    begin, end = shard * images // shards, (shard + 1) * images // shards
-    return np.sort(np.arange(begin, end, dtype=np.int64) * _step(images) % images)
+    rows, rest = divmod(images, shards)
+    row = np.arange(rows + (shard < rest), dtype=np.int64)
+    width = np.where(row < rows, shards, rest)
+    return row * shards + (shard + _lot(row) % width) % width
 
 
-def _step(images: int) -> int:
-    """The whole number nearest to the golden section of `images` that has no divisor in common with it."""
-    section = round(images * (math.sqrt(5) - 1) / 2)
-    candidates = (section + sign * offset for offset in range(images + 1) for sign in (1, -1))
-    return next(step for step in candidates if step > 0 and math.gcd(step, images) == 1)
+def _lot(number: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number below 2^31 for each number, as if drawn at random: SplitMix64 (Steele et al. 2014), the upper half."""
+    with np.errstate(over="ignore"):
+        mixed = (number.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(33)).astype(np.int64)
