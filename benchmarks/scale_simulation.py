@@ -13,7 +13,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,6 +221,12 @@ def engine(root: Path, images: int, workers: int) -> None:
     store.close()
 
 
+def engines(root: Path, images: int, workers: Sequence[int]) -> None:
+    """The server's part for several numbers of workers."""
+    for number in workers:
+        engine(root / f"store-{number}", images, number)
+
+
 def pool(root: Path, tasks: int) -> None:
     """What a task costs that does nothing: from the engine to a worker process and back, recorded."""
     rig = make_rig(root / "rig", 220)
@@ -412,16 +418,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="images of the dataset that is opened and digested")
     parser.add_argument("--merged-shards", type=int, default=50, help="shards whose artifacts are merged")
     parser.add_argument("--folder", type=Path, help="where to work, on the kind of disk of a real store")
+    parts = ("engine", "pool", "artifacts", "dataset", "merging")
+    parser.add_argument("--only", choices=parts, nargs="+", default=parts, help="what to measure")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         root = Path(temporary)
-        for workers in options.workers:
-            engine(root / f"store-{workers}", options.images, workers)
-        (root / "pool").mkdir()
-        pool(root / "pool", options.pool_tasks)
-        artifacts(root / ARTIFACTS)
-        dataset(root / "dataset", options.rows)
-        merging(root / "merging", options.merged_shards)
+        steps: dict[str, Callable[[], None]] = {
+            "engine": lambda: engines(root, options.images, options.workers),
+            "pool": lambda: pool(root / "pool", options.pool_tasks),
+            "artifacts": lambda: artifacts(root / ARTIFACTS),
+            "dataset": lambda: dataset(root / "dataset", options.rows),
+            "merging": lambda: merging(root / "merging", options.merged_shards),
+        }
+        for part in options.only:
+            steps[part]()
 
 
 if __name__ == "__main__":

@@ -178,3 +178,15 @@ def test_packed_arrays_come_back_and_their_bytes_depend_on_nothing_else() -> Non
     for name, array in arrays.items():
         np.testing.assert_array_equal(unpacked[name], array)
         assert unpacked[name].dtype == array.dtype
+
+
+def test_a_damaged_blob_can_be_uploaded_again(store: BlobStore, tmp_path: Path) -> None:
+    digest = store.put_bytes(b"the truth")
+    assert store.is_whole(digest)
+    (path,) = (tmp_path / "blobs").rglob(digest)
+    path.write_bytes(b"a lie")
+    assert not store.is_whole(digest)
+    with store.write(digest, 9, 0) as upload:
+        upload.append(b"the truth")
+    assert store.is_whole(digest)
+    assert store.load(digest) == b"the truth"

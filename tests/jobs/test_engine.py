@@ -302,6 +302,30 @@ def test_cancelling_takes_the_permit_away_and_ends_the_job(bench: Bench) -> None
     assert not permit.exists()
 
 
+def test_a_deadline_is_told_as_such_even_if_a_worker_says_first_that_it_was_stopped(bench: Bench) -> None:
+    bench.cancellation = Cancellation(time.monotonic() + 0.05)
+
+    def answer(_request: Mapping[str, Any]) -> Mapping[str, Any]:
+        time.sleep(0.1)
+        return {**failing(OrtoscopeError(Code.CANCELLED, "CANCELLED", "x")), "worker": "w"}
+
+    bench.executor.answer = answer
+    assert reason_of(bench, lambda job: job.map("surveying", shards(1))).code is Code.DEADLINE_EXCEEDED
+
+
+def test_a_permit_that_someone_took_away_is_put_back_and_costs_nothing_else(bench: Bench) -> None:
+    permit = permit_file(bench.root, "a")
+    stopped = {**failing(OrtoscopeError(Code.CANCELLED, "CANCELLED", "x")), "worker": "w"}
+
+    def answer(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        if len(bench.executor.requests) == 2:
+            permit.unlink()
+        return nothing(request) if permit.exists() else stopped
+
+    bench.executor.answer = answer
+    assert len(bench.run(lambda job: job.map("surveying", shards(6)))) == 6
+
+
 def test_a_deadline_ends_the_job_as_such(bench: Bench) -> None:
     bench.cancellation = Cancellation(time.monotonic() + 0.2)
     bench.executor.submit = lambda *_args, **_kwargs: Future()  # type: ignore[method-assign,assignment]

@@ -57,7 +57,7 @@ class BlobsServicer(blobs_pb2_grpc.BlobsServicer):
                 field="size_bytes",
                 metadata={"size_bytes": str(first.size_bytes), "max_blob_bytes": str(limit)},
             )
-        if not self._blobs.status(digest).complete:
+        if not self._blobs.is_whole(digest):
             with self._blobs.write(digest, first.size_bytes, first.offset) as upload:
                 upload.append(first.data)
                 for message in messages:

@@ -72,6 +72,16 @@ class BlobStore:
             raise _unknown(digest, field)
         return status.committed_bytes
 
+    def is_whole(self, digest: str) -> bool:
+        """Whether a blob is complete and undamaged; a damaged one is deleted, so that it can be written again."""
+        try:
+            with self._complete.open(digest):
+                return True
+        except OrtoscopeError as error:
+            if error.reason == "ARTIFACT_DAMAGED":
+                self._complete.delete(digest)
+            return False
+
     def read(self, digest: str, offset: int = 0, limit: int = 0, *, field: str = "") -> Iterator[bytes]:
         """Yields a blob, or a part of it, in chunks, after checking the digest of the whole.
 

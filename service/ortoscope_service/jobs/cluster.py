@@ -198,7 +198,7 @@ class ClusterExecutor(Executor):
             pause = 0.1
             self._tell("")
             self._connected = True
-            _log.info("connected with the cluster at %s", self._config.address)
+            _log.info("connected with the cluster at %s, which has %d workers", self._config.address, self._workers)
             try:
                 await self._serve(client)
             finally:
@@ -304,6 +304,7 @@ class ClusterExecutor(Executor):
                 await asyncio.sleep(_COUNT_SECONDS)
                 workers = await _workers_of(client)
                 if workers != self._workers:
+                    _log.info("the cluster has %d workers now", workers)
                     self._workers = workers
                     self._wake.set()
 

@@ -195,6 +195,15 @@ class Job:
         request = request_of(self._environment, self._operation.id, self._operation.verb, self.spec, task, key)
         return self._crew.executor.submit(run_task, request)
 
+    def _renew_permit(self) -> bool:
+        """Puts the permit back if someone else took it away; whether that was so."""
+        permit = permit_file(self._store, self._operation.id)
+        if permit.exists() or not permit.parent.is_dir():
+            return False
+        _log.warning("the permit of operation %s was taken away, and is put back", self._operation.id)
+        permit.touch()
+        return True
+
     def _take_cause(self, key: str) -> str:
         """Why a worker ended itself, if it did; empty if something else ended it."""
         file = cause_file(self._store, self._operation.id, key)
@@ -283,6 +292,8 @@ class _Batch:
             if failure.reason != "OUT_OF_MEMORY":
                 # A task that was told to stop says that it was cancelled; why is known here alone.
                 self._job._cancellation.raise_if_cancelled()
+                if failure.code is Code.CANCELLED and self._job._renew_permit():
+                    return None
                 raise self._unseen(failure, answer["worker"]) or failure
             failure = self._out_of_memory(index)
         self._attempts[index] = self._attempts.get(index, 0) + 1
