@@ -195,14 +195,12 @@ class Job:
         request = request_of(self._environment, self._operation.id, self._operation.verb, self.spec, task, key)
         return self._crew.executor.submit(run_task, request)
 
-    def _renew_permit(self) -> bool:
-        """Puts the permit back if someone else took it away; whether that was so."""
+    def _renew_permit(self) -> None:
+        """Puts the permit back, should someone else have taken it away."""
         permit = permit_file(self._store, self._operation.id)
-        if permit.exists() or not permit.parent.is_dir():
-            return False
-        _log.warning("the permit of operation %s was taken away, and is put back", self._operation.id)
-        permit.touch()
-        return True
+        if not permit.exists():
+            _log.warning("the permit of operation %s was taken away, and is put back", self._operation.id)
+            permit.touch()
 
     def _take_cause(self, key: str) -> str:
         """Why a worker ended itself, if it did; empty if something else ended it."""
@@ -288,19 +286,28 @@ class _Batch:
         else:
             if "error" not in answer:
                 return Outcome.from_json(answer)
-            failure = error_from_json(answer["error"])
-            if failure.reason != "OUT_OF_MEMORY":
-                # A task that was told to stop says that it was cancelled; why is known here alone.
-                self._job._cancellation.raise_if_cancelled()
-                if failure.code is Code.CANCELLED and self._job._renew_permit():
-                    return None
-                raise self._unseen(failure, answer["worker"]) or failure
-            failure = self._out_of_memory(index)
+            failure = self._failed(index, error_from_json(answer["error"]), answer["worker"])
         self._attempts[index] = self._attempts.get(index, 0) + 1
         if self._attempts[index] >= ATTEMPTS:
             raise failure
         _log.warning("trying %s again: %s", self._tasks[index].label, failure.message)
         return None
+
+    def _failed(self, index: int, error: OrtoscopeError, worker: str) -> OrtoscopeError:
+        """What an error means that a task may be tried again after.
+
+        Raises:
+            OrtoscopeError: There is no use in that.
+        """
+        if error.reason == "OUT_OF_MEMORY":
+            return self._out_of_memory(index)
+        # A task that was told to stop says that it was cancelled; why is known here alone.
+        self._job._cancellation.raise_if_cancelled()
+        failure = self._unseen(error, worker) or error
+        if error.code is not Code.CANCELLED:
+            raise failure
+        self._job._renew_permit()
+        return failure
 
     def _unseen(self, failure: OrtoscopeError, worker: str) -> OrtoscopeError | None:
         """What it means that a worker does not find what is there: its machine does not see it. None if it is gone."""
