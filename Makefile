@@ -59,8 +59,8 @@ clean: ## Removes what the targets made, except the environment (.venv).
 	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist demo-output
 	find clients service tests protos benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-$(DEMO): EXTRAS := server,demo
-$(DEVELOPMENT): EXTRAS := server,demo,dev
+$(DEMO): EXTRAS := server,cluster,demo
+$(DEVELOPMENT): EXTRAS := server,cluster,demo,dev
 $(DEMO) $(DEVELOPMENT):
 	@test -x $(BIN)/pip || { \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -23,10 +23,11 @@ import numpy as np
 from job_rig import DATASET, make_rig
 from ortoscope_service.analysis.dissection.counting import ShardCounts, merge_counts
 from ortoscope_service.analysis.dissection.kernels import compile_all
+from ortoscope_service.analysis.dissection.pipeline import dissect
 from ortoscope_service.analysis.dissection.spec import DissectionSpec
 from ortoscope_service.analysis.dissection.survey import ShardSurvey
 from ortoscope_service.analysis.dissection.thresholds import Thresholds, bound_from, thresholds_from, vanguard_of
-from ortoscope_service.analysis.execution import ExecutionConfig
+from ortoscope_service.analysis.execution import ExecutionConfig, stream_maps, tap_session
 from ortoscope_service.analysis.shards import shards_of
 from ortoscope_service.datasets.broden import BrodenDataset
 from ortoscope_service.graph.taps import resolve_tap
@@ -43,6 +44,7 @@ from ortoscope_service.jobs.tasks import ARTIFACTS, Environment, Outcome, Task
 from ortoscope_service.models.repository import ModelRepository
 from ortoscope_service.runtime.cancellation import Cancellation
 from ortoscope_service.runtime.memory import give_back, resident_bytes
+from ortoscope_service.runtime.sessions import SessionConfig
 from ortoscope_service.statistics.order_statistics import KeptValues
 from ortoscope_service.statistics.top_k import TopK
 
@@ -219,6 +221,34 @@ def engine(root: Path, images: int, workers: int) -> None:
         store.shards.collect()
     say("forgetting outcomes and deleting artifacts (small files)", f"{collecting.seconds:.2f} s")
     store.close()
+
+
+def images(root: Path) -> None:
+    """What an image costs a worker in processor time, and what share of its maps is set aside."""
+    rig = make_rig(root / "rig", 220)
+    version = ModelRepository(rig.models).get(rig.model)
+    data = BrodenDataset(rig.datasets / DATASET)
+    execution = ExecutionConfig(session=SessionConfig(intra_op_threads=1))
+    everything = data.select(())
+    say(f"-- an image, of {rig.images}, by one thread", "")
+    for name in rig.taps:
+        tap = resolve_tap(version.manifest.taps, name)
+        quiet: dict[str, Any] = {"progress": lambda *_: None, "cancellation": Cancellation()}
+        tap_session(version, tap, execution)  # made once, and kept for what follows
+        began = time.process_time()
+        batches = list(stream_maps(version, tap, data, everything, execution, Cancellation()))
+        passed = time.process_time() - began
+        began = time.process_time()
+        dissect(version, tap, data, everything, DissectionSpec(), execution, workspace=root, **quiet)
+        whole = time.process_time() - began
+        say(f"{name}: model and decoding", f"{passed / rig.images * 1e3:.1f} ms of processor time")
+        say(f"{name}: whole dissection", f"{whole / rig.images * 1e3:.1f} ms")
+        maps = np.concatenate([batch.maps for batch in batches])
+        peaks, values = maps.max(axis=2), np.moveaxis(maps, 1, 0).reshape(maps.shape[1], -1)
+        for ratio in (1.0, 1.63, 4.0):
+            share = (peaks > np.quantile(values, 1 - ratio * 0.005, axis=1)).mean()
+            size = share * maps[0].nbytes / 1e3
+            say(f"{name}: maps above a bound that {ratio} x 0.5 % exceed", f"{share:.1%}, {size:.1f} KB an image")
 
 
 def engines(root: Path, images: int, workers: Sequence[int]) -> None:
@@ -418,12 +448,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="images of the dataset that is opened and digested")
     parser.add_argument("--merged-shards", type=int, default=50, help="shards whose artifacts are merged")
     parser.add_argument("--folder", type=Path, help="where to work, on the kind of disk of a real store")
-    parts = ("engine", "pool", "artifacts", "dataset", "merging")
+    parts = ("images", "engine", "pool", "artifacts", "dataset", "merging")
     parser.add_argument("--only", choices=parts, nargs="+", default=parts, help="what to measure")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         root = Path(temporary)
         steps: dict[str, Callable[[], None]] = {
+            "images": lambda: images(root / "images"),
             "engine": lambda: engines(root, options.images, options.workers),
             "pool": lambda: pool(root / "pool", options.pool_tasks),
             "artifacts": lambda: artifacts(root / ARTIFACTS),

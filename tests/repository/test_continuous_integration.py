@@ -56,7 +56,7 @@ def test_the_environment_for_tests_serves_the_demo_but_not_the_other_way_round(c
     made.unlink()
     made.parent.rmdir()
     stamp(checkout, "demo")
-    assert "[server,demo,dev]" in make(checkout, "-n", "test").stdout
+    assert "[server,cluster,demo,dev]" in make(checkout, "-n", "test").stdout
 
 
 def test_a_changed_pyproject_is_installed_again(checkout: Path) -> None:

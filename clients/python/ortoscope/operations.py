@@ -218,6 +218,8 @@ class Operation(Generic[T_co]):
 
     def _progress(self) -> str:
         metadata = self.metadata
+        if self.done:  # the stage that it ended in says nothing any more
+            return text_of("", metadata.done_items, metadata.total_items) if metadata.total_items else "nothing done"
         return text_of(metadata.stage, metadata.done_items, metadata.total_items, seconds_left(self))
 
 
