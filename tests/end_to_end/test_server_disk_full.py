@@ -60,9 +60,10 @@ def stubs(server: ServerProcess) -> Iterator[Stubs]:
 
 
 def set_room(server: ServerProcess, size: int | None) -> None:
-    """Sets the largest size of a file."""
-    _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
+    """Sets the largest size of a file, for the server and its workers."""
+    for process in (server.process.pid, *server.workers()):
+        _, hard = resource.prlimit(process, resource.RLIMIT_FSIZE)
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
 
 
 def chunks(data: bytes, offset: int) -> Iterator[blobs_pb2.WriteBlobRequest]:
@@ -118,7 +119,7 @@ def test_an_operation_whose_result_does_not_fit_fails_typed_and_leaves_nothing(
     failure = failure_of_status(operation.error)
     assert (failure.code, failure.reason) == ("RESOURCE_EXHAUSTED", "DISK_FULL")
     assert files() == before
-    assert list((folder / "store" / "work").iterdir()) == []
+    assert list((folder / "store" / "permits").iterdir()) == []
     assert activate(stubs).taps
     set_room(server, None)
     example_set = activations_pb2.ExampleSet()

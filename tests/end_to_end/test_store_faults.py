@@ -223,6 +223,7 @@ def test_a_clock_that_jumps_ends_and_forgets_nothing(rig: Rig, reference: Path, 
                 jump(offset)
                 time.sleep(0.5)
             assert stubs.wait(dissection).HasField("response")
+            until(lambda: not artifacts(deployed.store))  # from which the next one would be answered at once
             began = time.monotonic()
             overdue = dissect(stubs, limit=1)
             jump(-TEN_YEARS)

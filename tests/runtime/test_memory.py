@@ -1,3 +1,4 @@
+import mmap
 import os
 import subprocess
 import sys
@@ -46,9 +47,9 @@ def test_no_control_groups_no_limit(tmp_path: Path) -> None:
 
 def test_memory_that_is_written_to_is_resident() -> None:
     before = resident_bytes()
-    block = b"\1" * (64 * MIB)
-    assert 48 * MIB < resident_bytes() - before < 96 * MIB
-    assert len(block) == 64 * MIB
+    with mmap.mmap(-1, 64 * MIB) as block:  # not of what the allocator has at hand
+        block.write(b"\1" * (64 * MIB))
+        assert resident_bytes() - before > 48 * MIB
     assert resident_bytes(os.getpid()) > 48 * MIB
 
 
