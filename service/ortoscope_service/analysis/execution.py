@@ -1,9 +1,11 @@
 """Runs a tap over the images of a dataset, batch after batch, decoding the next batch while the model runs."""
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ from ortoscope_service.runtime.caching import Cache, Made
 from ortoscope_service.runtime.cancellation import Cancellation
 from ortoscope_service.runtime.parity import CPU, open_session
 from ortoscope_service.runtime.sessions import RunnableSession, Session, SessionConfig
+
+Item = TypeVar("Item")
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage in words, the items done and the items in all."""
@@ -39,6 +43,10 @@ class ExecutionConfig:
 
     session: SessionConfig = field(default_factory=SessionConfig)
     """Threads, execution provider and optimisation level."""
+
+    read_ahead: bool = True
+    """Whether what the next batch needs is read and decoded beside the model, in a thread of its own. It decides no
+    number; where other processes keep every core busy already, it only takes turns with them."""
 
     def by(self, *sessions: RunnableSession) -> "ExecutionConfig":
         """The same with the execution providers that sessions run on: not always the one that was asked for."""
@@ -131,34 +139,27 @@ def stream_maps(
     assert preprocessing is not None  # image_input raises otherwise
     timings = timings or Timings()
 
-    def load(batch: NDArray[np.int64]) -> NDArray[np.float32]:
+    def load(batch: NDArray[np.int64]) -> list[NDArray[np.float32]]:
         began = time.perf_counter()
         images = [dataset.read_image(int(index)) for index in batch]
         if whole_images and preprocessing.size_policy == "crop":
             for index, image in zip(batch, images, strict=True):
                 if image.size != (preprocessing.width, preprocessing.height):
                     raise _cropped(dataset.path(int(index)), image.size, preprocessing)
-        pixels = np.stack([preprocess(image, preprocessing) for image in images])
+        pixels = [preprocess(image, preprocessing) for image in images]
         timings.decode += time.perf_counter() - began
         return pixels
 
     session = tap_session(version, tap, execution)
     starts = range(0, len(indices), execution.batch_size)
     batches = [indices[start : start + execution.batch_size] for start in starts]
-    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode") as decoder:
-        # The model waits for the first batch alone, so two threads share it; one is enough for those after it.
-        coming = [
-            decoder.submit(load, half) for half in np.array_split(indices[: execution.batch_size], 2) if len(half)
-        ]
-        for number, batch in enumerate(batches):
+    with contextlib.closing(loaded(batches, load, ahead=execution.read_ahead)) as coming:
+        for number, (batch, pixels) in enumerate(zip(batches, coming, strict=True)):
             cancellation.raise_if_cancelled()
-            parts = [part.result() for part in coming]
-            pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            coming = [decoder.submit(load, following) for following in batches[number + 1 : number + 2]]
             began = time.perf_counter()
             activation = run_taps(
                 session,
-                {specification.name: pixels},
+                {specification.name: np.stack(pixels)},
                 version.manifest.fixed_batch,
                 cancellation,
                 keep_memory=True,
@@ -167,6 +168,28 @@ def stream_maps(
             maps = units_first(activation, tap)
             flat = np.ascontiguousarray(maps.reshape(*maps.shape[:2], -1), dtype=np.float32)
             yield ActivationBatch(starts[number], batch, flat, maps.shape[2:])
+
+
+def loaded(
+    batches: Sequence[NDArray[np.int64]], load: Callable[[NDArray[np.int64]], list[Item]], *, ahead: bool
+) -> Generator[list[Item]]:
+    """Yields what is loaded for the images of each batch.
+
+    Args:
+        batches: Indices of images.
+        load: Loads what is needed of each of some images.
+        ahead: Whether the next batch is loaded in a thread of its own while the last is worked on. The first one, for
+            which everything waits, is loaded by two.
+    """
+    if not ahead:
+        yield from map(load, batches)
+        return
+    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="read-ahead") as reader:
+        coming = [reader.submit(load, half) for batch in batches[:1] for half in np.array_split(batch, 2)]
+        for number in range(len(batches)):
+            current = [item for part in coming for item in part.result()]
+            coming = [reader.submit(load, following) for following in batches[number + 1 : number + 2]]
+            yield current
 
 
 def _cropped(path: str, size: tuple[int, int], preprocessing: Preprocessing) -> OrtoscopeError:

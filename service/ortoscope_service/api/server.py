@@ -241,6 +241,7 @@ class Server:
             models=str(config.models.resolve()),
             datasets=None if config.datasets is None else str(config.datasets.resolve()),
             software=software(),
+            read_ahead=config.jobs.cluster is None and workers * config.jobs.threads < available_threads(),
             memory_bytes=worker_memory(config.jobs, workers)
             if config.jobs.cluster is None
             else config.jobs.memory_bytes,

@@ -152,6 +152,7 @@ def _count(context: TaskContext) -> dict[str, Any]:
             Thresholds.from_arrays(context.arrays("thresholds")),
             progress=context.progress,
             cancellation=context.cancellation,
+            read_ahead=survey.execution.read_ahead,
         )
     context.put("counts", counts.to_arrays())
     return {}

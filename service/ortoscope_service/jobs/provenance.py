@@ -56,12 +56,13 @@ def execution_spec(execution: ExecutionConfig) -> dict[str, object]:
     }
 
 
-def execution_from_spec(spec: Mapping[str, Any], verdicts: Path | None) -> ExecutionConfig:
+def execution_from_spec(spec: Mapping[str, Any], verdicts: Path | None, read_ahead: bool = True) -> ExecutionConfig:
     """How the model is run, as `execution_spec` was given it.
 
     Args:
         spec: What `execution_spec` made.
         verdicts: Folder in which the parity gate keeps what it found out, if it does.
+        read_ahead: Whether reading and decoding has a thread of its own.
     """
     session = SessionConfig(
         providers=tuple(spec["providers"]),
@@ -69,4 +70,4 @@ def execution_from_spec(spec: Mapping[str, Any], verdicts: Path | None) -> Execu
         optimization_level=spec["optimization_level"],
         verdicts=verdicts,
     )
-    return ExecutionConfig(spec["batch_size"], session)
+    return ExecutionConfig(spec["batch_size"], session, read_ahead)

@@ -193,8 +193,10 @@ def open_survey(context: TaskContext) -> Survey:
     tap = next(tap for tap in version.manifest.taps if tap.tensor == spec["tap"])
     dataset = context.datasets.get(spec["dataset"])
     indices = _selected(dataset, tuple(spec["splits"]))
-    verdicts = Path(context.environment.store) / PARITY
-    execution = execution_from_spec(context.arguments.get("execution", spec["execution"]), verdicts)
+    environment = context.environment
+    execution = execution_from_spec(
+        context.arguments.get("execution", spec["execution"]), Path(environment.store) / PARITY, environment.read_ahead
+    )
     if context.arguments.get("images", len(indices)) != len(indices):
         raise _changed("DATASET_CHANGED", f"datasets/{spec['dataset']}")
     return Survey(version, tap, dataset, indices, execution)

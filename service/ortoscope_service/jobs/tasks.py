@@ -56,6 +56,9 @@ class Environment:
     software: Mapping[str, str]
     """Versions that decide the bits of a result, by name. A worker that has others refuses to work."""
 
+    read_ahead: bool = True
+    """Whether workers read and decode in a thread beside the model: there are more cores than workers."""
+
     memory_bytes: int = 0
     """Most memory that a worker may hold; 0: no limit."""
 

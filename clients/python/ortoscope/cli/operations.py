@@ -177,9 +177,7 @@ def clean_operations(
         list[str] | None,
         typer.Option("--state", help=f"Only those that ended so: {', '.join(END_STATES)}; may be given several times."),
     ] = None,
-    results: Annotated[
-        bool, typer.Option("--results", help="Delete what they made, too.")
-    ] = False,
+    results: Annotated[bool, typer.Option("--results", help="Delete what they made, too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be deleted.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
     target: TargetOption = None,

@@ -1,9 +1,9 @@
 """With the thresholds known: counts the pixels of each shard, and adds the counts up."""
 
 import contextlib
+import itertools
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,14 @@ from ortoscope_service.analysis.dissection.spool import MapsSource, read_maps
 from ortoscope_service.analysis.dissection.survey import ShardSurvey
 from ortoscope_service.analysis.dissection.tally import Tally
 from ortoscope_service.analysis.dissection.thresholds import Thresholds
-from ortoscope_service.analysis.execution import Progress, Timings
+from ortoscope_service.analysis.execution import Progress, Timings, loaded
 from ortoscope_service.datasets.dataset import ImageLabels, LabelledDataset
 from ortoscope_service.runtime.cancellation import Cancellation
 
 Int64Array = NDArray[np.int64]
 
-_LABELS_AHEAD = 16
-"""Images whose labels are read together, while those before are counted."""
+_LABELS = 16
+"""Images whose labels are read together."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ def count_shard(
     progress: Progress,
     cancellation: Cancellation,
     timings: Timings | None = None,
+    read_ahead: bool = True,
 ) -> ShardCounts:
     """Counts the pixels of the images of a shard.
 
@@ -115,6 +116,7 @@ def count_shard(
         progress: Told after every image.
         cancellation: Stops the work.
         timings: Receives where the time went.
+        read_ahead: Whether the next labels are read in a thread of its own meanwhile.
 
     Raises:
         OrtoscopeError: CANCELLED; a damaged label plane.
@@ -122,8 +124,17 @@ def count_shard(
     timings = timings or Timings()
     tally = Tally(thresholds.value, survey.site_shape, dataset.mask_shape, dataset.concepts, thresholds.example_image)
     progress("counting", 0, len(indices))
+
+    def load(batch: Int64Array) -> list[ImageLabels]:
+        began = time.perf_counter()
+        labels = [dataset.read_labels(int(index)) for index in batch]
+        timings.decode += time.perf_counter() - began
+        return labels
+
     maps = read_maps(maps_file, survey, thresholds.value)
-    with contextlib.closing(_labels_ahead(dataset, indices, timings)) as labels:
+    batches = [indices[start : start + _LABELS] for start in range(0, len(indices), _LABELS)]
+    with contextlib.closing(loaded(batches, load, ahead=read_ahead)) as read:
+        labels = itertools.chain.from_iterable(read)
         for done, (index, image_labels, (units, image_maps)) in enumerate(zip(indices, labels, maps, strict=True), 1):
             cancellation.raise_if_cancelled()
             began = time.perf_counter()
@@ -166,22 +177,3 @@ def _nothing_like(shard: ShardCounts, thresholds: Thresholds) -> Counts:
         np.zeros_like(shard.concept_pixels),
         np.zeros((*thresholds.example_image.shape, shard.example_mask.shape[1]), np.uint8),
     )
-
-
-def _labels_ahead(dataset: LabelledDataset, indices: Int64Array, timings: Timings) -> Generator[ImageLabels]:
-    """Yields the labels of the images in order; reads those of the next ones in a thread meanwhile."""
-
-    def load(batch: Int64Array) -> list[ImageLabels]:
-        began = time.perf_counter()
-        labels = [dataset.read_labels(int(index)) for index in batch]
-        timings.decode += time.perf_counter() - began
-        return labels
-
-    batches = [indices[start : start + _LABELS_AHEAD] for start in range(0, len(indices), _LABELS_AHEAD)]
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="labels") as reader:
-        coming = reader.submit(load, batches[0])
-        for number in range(len(batches)):
-            labels = coming.result()
-            if number + 1 < len(batches):
-                coming = reader.submit(load, batches[number + 1])
-            yield from labels

@@ -108,7 +108,7 @@ def dissect(
         maps_file.seek(0)
         shard = count_shard(
             survey, maps_file, dataset, indices, thresholds,
-            progress=progress, cancellation=cancellation, timings=survey.timings,
+            progress=progress, cancellation=cancellation, timings=survey.timings, read_ahead=execution.read_ahead,
         )  # fmt: skip
     return finish(thresholds, merge_counts([lambda: shard], thresholds), dataset, len(indices), survey.timings)
 

@@ -1,0 +1,1 @@
+"""Feature visualization: pictures that a unit of a network answers to most, found by gradient ascent."""

@@ -1,0 +1,106 @@
+"""Where a computation became infinite or not a number, by the name of the node."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ortoscope_service.analysis.visualization.program import OBJECTIVE, Program
+from ortoscope_service.errors import Code, OrtoscopeError
+from ortoscope_service.graph.backward import COTANGENT, build_backward, gradient_name
+from ortoscope_service.graph.backward.walker import FLOATING, active_values
+from ortoscope_service.graph.loading import serialize
+from ortoscope_service.runtime.sessions import Session, SessionConfig
+
+Array = NDArray[Any]
+
+_REFERENCE = SessionConfig(optimization_level="disabled")
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """The first node whose result, or the last whose gradient, is not finite."""
+
+    operator: str
+    """Its operator."""
+
+    node: str
+    """Its name; that in the ONNX file, for a node of the model."""
+
+    of_model: bool
+    """Whether it belongs to the model, not to what was put around it."""
+
+    backward: bool
+    """Whether all results are finite, and it is the gradient that is not."""
+
+
+def find_culprit(
+    program: Program, batch: int, feeds: Mapping[str, Array], parameters: Mapping[str, Array]
+) -> Culprit | None:
+    """Finds the node at which a step stopped being finite.
+
+    Args:
+        program: What was run.
+        batch: Items, of which at least one failed.
+        feeds: Their feeds of the step.
+        parameters: Their parameters.
+
+    Returns:
+        The node; None if everything is finite when it is computed again without optimizations.
+    """
+    forward = program.forward(program.transforms, picture=False)
+    graph = forward.graph
+    objective = graph.outputs[0]
+    candidates = [(node, output) for node in graph for output in node.outputs if output.dtype in FLOATING]
+    graph.outputs[:] = [objective, *(output for _, output in candidates if output is not objective)]
+    values = _run(serialize(forward), {**feeds, **parameters})
+    for node, output in candidates:
+        if not np.isfinite(values[output.name or ""]).all():
+            return _culprit(node, backward=False)
+    graph.outputs[:] = [objective]
+    sources = [value for value in graph.inputs if value.name in parameters]
+    active = active_values(list(graph), sources)
+    names = [output.name or "" for _, output in candidates if output in active and output is not objective]
+    gradients = build_backward(forward, OBJECTIVE, with_respect_to=[*(s.name or "" for s in sources), *names])
+    found = _run(serialize(gradients), {**feeds, **parameters, COTANGENT: np.ones(batch, np.float32)})
+    for node, output in reversed(candidates):
+        gradient = found.get(gradient_name(output.name or ""))
+        if gradient is not None and not np.isfinite(gradient).all():
+            # Its result's gradient comes from the nodes that use it.
+            users = [use.node for use in output.uses()]
+            return _culprit(users[0] if users else node, backward=True)
+    return None
+
+
+def not_finite(step: int, item: int, culprit: Culprit | None) -> OrtoscopeError:
+    """The error for an objective or a gradient that is infinite or not a number."""
+    where = "at a place that a second run did not show"
+    if culprit is not None:
+        whose = "the model's" if culprit.of_model else "the visualization's own"
+        what = "the gradient of" if culprit.backward else "the result of"
+        where = f"in {what} {whose} {culprit.operator} node '{culprit.node}'"
+    return OrtoscopeError(
+        Code.FAILED_PRECONDITION,
+        "OBJECTIVE_NOT_FINITE",
+        f"At step {step} the objective of item {item} became infinite or not a number, first {where}. Choose another "
+        "tap or objective, a smaller learning rate, or check the model's input range.",
+        metadata={
+            "step": str(step),
+            "item": str(item),
+            "operator": culprit.operator if culprit is not None else "",
+            "node": culprit.node if culprit is not None else "",
+        },
+    )
+
+
+def _run(graph: bytes, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+    session = Session(graph, _REFERENCE)
+    return session.run({info.name: feeds[info.name] for info in session.inputs})
+
+
+def _culprit(node: ir.Node, *, backward: bool) -> Culprit:
+    name = node.name or ""
+    return Culprit(node.op_type, name.removeprefix("model/"), name.startswith("model/"), backward)
