@@ -39,7 +39,7 @@ from tiny_models import GraphBuilder, float_value
 
 IMAGES = 320
 SIZE = 48
-BATCH_SIZE = 8
+BATCH_SIZE = 4
 """Number of pictures, their width and height, and pictures per run of the model: twenty shards, the first few of which
 bound what the others keep, in seconds."""
 

@@ -7,7 +7,7 @@ MOST_SHARDS = 10_000
 """A job of any size has no more: each costs a file or two and a line in the database."""
 
 _FEWEST_SHARDS = 16
-"""Small jobs have at least so many, if they have as many batches: for progress, and for several workers."""
+"""Small jobs have about so many, if they have as many batches: for progress, and for several workers."""
 
 _MOST_BATCHES = 8
 """Batches per shard where there are enough shards anyway: what a worker that dies loses is seconds."""
@@ -20,7 +20,7 @@ def shards_of(images: int, batch_size: int) -> int:
         images: Number of images, at least 1.
         batch_size: Images per run of the model.
     """
-    batches = min(max(1, images // (batch_size * _FEWEST_SHARDS)), _MOST_BATCHES)
+    batches = min(-(-images // (batch_size * _FEWEST_SHARDS)), _MOST_BATCHES)
     per_shard = max(batches * batch_size, -(-images // MOST_SHARDS))
     return -(-images // per_shard)
 

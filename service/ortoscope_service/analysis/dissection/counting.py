@@ -20,8 +20,8 @@ from ortoscope_service.runtime.cancellation import Cancellation
 
 Int64Array = NDArray[np.int64]
 
-_LABELS = 16
-"""Images whose labels are read together."""
+_LABELS = 4
+"""Images whose labels are read together: few, because the first ones are waited for."""
 
 
 @dataclass(frozen=True)
