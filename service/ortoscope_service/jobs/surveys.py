@@ -199,6 +199,8 @@ def open_survey(context: TaskContext) -> Survey:
     )
     if context.arguments.get("images", len(indices)) != len(indices):
         raise _changed("DATASET_CHANGED", f"datasets/{spec['dataset']}")
+    if "shard" in context.arguments:
+        _check_provider(admitted(version, tap, execution), execution)
     return Survey(version, tap, dataset, indices, execution)
 
 
@@ -232,6 +234,19 @@ def _selected(dataset: Dataset, splits: tuple[str, ...]) -> NDArray[np.int64]:
     indices = dataset.select(splits)
     indices.setflags(write=False)
     return indices
+
+
+def _check_provider(found: ExecutionConfig, wanted: ExecutionConfig) -> None:
+    """Refuses to compute by another execution provider than the result will name."""
+    if found.session.providers != wanted.session.providers:
+        names = [", ".join(execution.session.providers) for execution in (wanted, found)]
+        raise OrtoscopeError(
+            Code.FAILED_PRECONDITION,
+            "PROVIDERS_DISAGREE",
+            f"The operation is computed by {names[0]}, but a worker's machine passes only {names[1]} for it. "
+            "Give all workers the same hardware, or choose another execution provider.",
+            metadata={"wanted": names[0], "found": names[1]},
+        )
 
 
 def _changed(reason: str, what: str) -> OrtoscopeError:
