@@ -2,12 +2,13 @@
 
 1,000 images, one worker, one thread. *In process*: `analysis.dissection.pipeline.dissect` in a process of its own,
 whose libraries are loaded. *Warm*: the operation through a server, from the request until the result is recorded, by a
-worker that has done another one before, the dataset's digest known. *Cold*: the first operation of a fresh server on a
-fresh store: the worker's process is started, the dataset is read once more for its digest. All in alternation; the
-figures are medians. At last one warm job is taken apart by its tasks.
+worker that has just done another one, the dataset's digest known. *Cold*: the first operation of a fresh server on a
+fresh store: the worker's process is started, the dataset is read once more for its digest. The first two take turns;
+the figures are medians. At last one warm job is taken apart by its tasks.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import tempfile
@@ -31,6 +32,7 @@ from ortoscope_service.jobs.tasks import Environment
 from ortoscope_service.models.repository import ModelRepository
 from ortoscope_service.runtime.cancellation import Cancellation
 from ortoscope_service.runtime.sessions import SessionConfig
+from server_process import ServerProcess
 
 
 class ObservedPool(WorkerPool):
@@ -50,14 +52,31 @@ class ObservedPool(WorkerPool):
         return future
 
 
-def warm_and_cold(rig: Rig, tap: str, warm_runs: int) -> tuple[float, list[float]]:
-    """Seconds of the first dissection of a fresh server, and of further ones."""
-    with (
-        tempfile.TemporaryDirectory() as store,
-        server(rig, Path(store), "--workers", "1", "--batch-size", str(BATCH_SIZE)) as running,
-    ):
-        cold = dissect_by_server(running.address, rig, tap)
-        return cold, [dissect_by_server(running.address, rig, tap) for _ in range(warm_runs)]
+def first_on_a_fresh_server(rig: Rig, tap: str) -> float:
+    """Seconds of the first dissection of a fresh server on a fresh store."""
+    with tempfile.TemporaryDirectory() as store, one_worker_server(rig, Path(store)) as running:
+        return dissect_by_server(running.address, rig, tap)
+
+
+def one_worker_server(rig: Rig, store: Path) -> contextlib.AbstractContextManager[ServerProcess]:
+    """A server with one worker."""
+    return server(rig, store, "--workers", "1", "--batch-size", str(BATCH_SIZE))
+
+
+def in_alternation(rig: Rig, tap: str, rounds: int, workspace: Path) -> tuple[list[float], list[float]]:
+    """Seconds of dissections in one process, and of the same through a server: two of each in turns.
+
+    A worker that had nothing to do for five seconds gave its session back, and so the first one after a pause, which
+    makes it again, does not count.
+    """
+    arguments = (str(rig.models), str(rig.datasets), rig.model, tap, str(workspace))
+    alone, through = [], []
+    with WorkerPool(1) as process, one_worker_server(rig, workspace / f"served-{tap}") as running:
+        process.submit(dissect_in_process, *arguments).result()  # loads the libraries
+        for _ in range(rounds):
+            alone += [process.submit(dissect_in_process, *arguments).result() for _ in range(2)]
+            through += [dissect_by_server(running.address, rig, tap) for _ in range(3)][1:]
+    return alone, through
 
 
 def take_apart(rig: Rig, tap: str, folder: Path) -> None:
@@ -67,7 +86,7 @@ def take_apart(rig: Rig, tap: str, folder: Path) -> None:
     spec = survey_spec(version, resolve_tap(version.manifest.taps, tap), DATASET, (), execution)
     spec |= {"thresholds": None, "top_fraction": 0.005, "iou_threshold": 0.04, "examples_per_unit": 5}
     store, pool = Store(folder), ObservedPool()
-    environment = Environment(str(folder), str(rig.models), str(rig.datasets), software())
+    environment = Environment(str(folder), str(rig.models), str(rig.datasets), software(), read_ahead=1)
 
     def run(name: str) -> float:
         operation, _ = store.operations.create(NewOperation(name, "dissect", f"models/{rig.model}", spec=spec))
@@ -108,7 +127,8 @@ def take_apart(rig: Rig, tap: str, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, each with two runs in process, two warm, a cold")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, each with two runs in process and two warm")
+    parser.add_argument("--cold", type=int, default=2, help="cold runs")
     parser.add_argument("--images", type=int, default=1000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -116,18 +136,12 @@ def main() -> None:
         rig = make_rig(folder / "rig", options.images)
         print(f"{rig.images} images, {options.rounds} rounds")
         for tap in rig.taps:
-            arguments = (str(rig.models), str(rig.datasets), rig.model, tap, temporary)
-            alone, warm, cold = [], [], []
-            for _ in range(options.rounds):
-                with WorkerPool(1) as process:
-                    process.submit(dissect_in_process, *arguments).result()  # loads the libraries
-                    alone += [process.submit(dissect_in_process, *arguments).result() for _ in range(2)]
-                first, further = warm_and_cold(rig, tap, 2)
-                cold.append(first)
-                warm += further
-            baseline, through, first = (statistics.median(values) for values in (alone, warm, cold))
+            alone, through = in_alternation(rig, tap, options.rounds, folder)
+            cold = [first_on_a_fresh_server(rig, tap) for _ in range(options.cold)]
+            baseline, warm, first = (statistics.median(values) for values in (alone, through, cold))
             print(
-                f"{tap}: in process {baseline:.2f} s | warm {through:.2f} s = {through / baseline - 1:+.1%}"
+                f"{tap}: in process {baseline:.2f} s ({min(alone):.2f} to {max(alone):.2f})"
+                f" | warm {warm:.2f} s ({min(through):.2f} to {max(through):.2f}) = {warm / baseline - 1:+.1%}"
                 f" | cold {first:.2f} s = {first / baseline - 1:+.1%}"
             )
             take_apart(rig, tap, folder / f"store-{rig.taps.index(tap)}")

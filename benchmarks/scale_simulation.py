@@ -265,7 +265,7 @@ def pool(root: Path, tasks: int) -> None:
     spec = survey_spec(version, tap, DATASET, (), ExecutionConfig())
     store = Store(root / "store")
     executor = WorkerPool(1)
-    environment = Environment(str(root / "store"), str(rig.models), str(rig.datasets), software())
+    environment = Environment(str(root / "store"), str(rig.models), str(rig.datasets), software(), read_ahead=1)
     say(f"-- a worker process, tasks that do nothing, {rig.images} images", "")
 
     def drive(job: Job) -> None:

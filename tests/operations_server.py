@@ -9,7 +9,7 @@ import grpc
 from google.longrunning import operations_pb2
 from google.protobuf import any_pb2, empty_pb2
 from google.protobuf.message import Message
-from ortoscope.v1 import activations_pb2, dissections_pb2
+from ortoscope.v1 import activations_pb2, dissections_pb2, visualization_pb2
 from ortoscope.v1.operations_pb2 import OperationMetadata
 from scripted_server import fail, scripted, status
 
@@ -128,6 +128,9 @@ class OperationsServer:
     def DeleteExampleSet(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         return self._delete_result(request.name, "exampleSets/", context)
 
+    def DeleteUnitSheet(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        return self._delete_result(request.name, "unitSheets/", context)
+
     def _delete_result(self, name: str, collection: str, context: grpc.ServicerContext) -> Any:
         if name not in self.results or not name.startswith(collection):
             fail(context, "NOT_FOUND", "There is no such result.", reason="UNKNOWN_RESULT")
@@ -151,3 +154,8 @@ def dissection(number: int) -> dissections_pb2.Dissection:
 def example_set(number: int) -> activations_pb2.ExampleSet:
     """An example set by that name and nothing more."""
     return activations_pb2.ExampleSet(name=f"exampleSets/{identifier(number)}")
+
+
+def unit_sheet(number: int) -> visualization_pb2.UnitSheet:
+    """A unit sheet by that name and nothing more."""
+    return visualization_pb2.UnitSheet(name=f"unitSheets/{identifier(number)}")

@@ -19,6 +19,7 @@ from ortoscope.v1 import (
     dissections_pb2,
     gradients_pb2,
     models_pb2,
+    visualization_pb2,
 )
 
 FILES = (
@@ -30,6 +31,7 @@ FILES = (
     gradients_pb2,
     models_pb2,
     operations_pb2,
+    visualization_pb2,
 )
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method

@@ -26,6 +26,7 @@ from ortoscope.v1 import (
     gradients_pb2_grpc,
     models_pb2_grpc,
     tensors_pb2,
+    visualization_pb2_grpc,
 )
 from ortoscope_service.api.open_inference import open_inference_pb2_grpc
 from ortoscope_service.api.server import Server, make_server
@@ -177,6 +178,7 @@ class Stubs:
         self.gradients: Any = gradients_pb2_grpc.GradientsStub(channel)  # type: ignore[no-untyped-call]
         self.models: Any = models_pb2_grpc.ModelsStub(channel)  # type: ignore[no-untyped-call]
         self.operations: Any = operations_pb2_grpc.OperationsStub(channel)
+        self.visualization: Any = visualization_pb2_grpc.VisualizationStub(channel)  # type: ignore[no-untyped-call]
         self.inference: Any = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
         self.health: Any = health_pb2_grpc.HealthStub(channel)
 

@@ -34,7 +34,32 @@ class Limits:
     """Most operations that wait or run at once."""
 
     operation_retention_seconds: int = 30 * 86400
-    """How long the record of an operation is kept after it ended, in seconds that the server runs: 30 days."""
+    """How long the record of an operation is kept after it ended, and the result of a visualization after it was made,
+    in seconds that the server runs: 30 days."""
+
+    max_visualization_items: int = 64
+    """Most items of one Visualize request."""
+
+    max_visualization_pixels: int = 2048**2
+    """Most pixels of all items of one Visualize request: as many as fit into a message, as numbers and as PNG."""
+
+    max_visualization_steps: int = 20_000
+    """Most steps of one Visualize request, over all of its attempts and octaves."""
+
+    max_waiting_visualizations: int = 20
+    """Most Visualize calls that wait for their turn. Each holds one of the calls that are worked on at once; where
+    those are few, two thirds of them are the limit, so that others find a place."""
+
+    visualization_deadline_seconds: int = 6 * 3600
+    """Deadline of a Visualize call that came without one: long climbs behind other long climbs, yet not for ever."""
+
+    kept_visualization_bytes: int = 4 * 1024**3
+    """Most bytes of results of visualizations that are kept for when they are asked for again; the oldest go first."""
+
+    @property
+    def waiting_visualizations(self) -> int:
+        """Most Visualize calls that wait for their turn, where few calls are worked on at once, too."""
+        return max(1, min(self.max_waiting_visualizations, 2 * self.max_concurrent_rpcs // 3 - 1))
 
 
 @dataclass(frozen=True)
@@ -102,6 +127,14 @@ class JobsConfig:
 
 
 @dataclass(frozen=True)
+class VisualizationConfig:
+    """How visualizations share the machine with other calls."""
+
+    at_once: int = 1
+    """Climbs at once. One has all threads; more would only take turns, each slower."""
+
+
+@dataclass(frozen=True)
 class ServerConfig:
     """Everything that a server is told at its start."""
 
@@ -142,6 +175,9 @@ class ServerConfig:
 
     jobs: JobsConfig = field(default_factory=JobsConfig)
     """Who does the work of operations, and with what."""
+
+    visualizations: VisualizationConfig = field(default_factory=VisualizationConfig)
+    """How visualizations share the machine with other calls."""
 
     grace_seconds: float = 10.0
     """How long calls and operations under way may go on after the server was asked to stop."""

@@ -516,6 +516,12 @@ def test_every_rpc_of_the_api_was_called_through_the_client(target: str, tmp_pat
         examples.save(tmp_path / "examples")
         scope.example_sets()
         found.delete(), examples.delete()
+        short = {"size": 16, "recipe.steps": 1}
+        scope.presets()
+        tap.unit(0).visualize(settings=short)
+        sheet = scope.unit_sheet(tap.visualize_units([0], settings=short).result(timeout=60).name)
+        scope.unit_sheets(), sheet.delete()
+        model.test_patch(PHOTOS[0], PHOTOS[:1], sizes=[0.5], places=["centre"], controls=1)
         scope.operations()
         scope.operation(operation.name).cancel()
         operation.delete()

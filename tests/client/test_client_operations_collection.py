@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import ortoscope
 import pytest
-from operations_server import OperationsServer, dissection, example_set
+from operations_server import OperationsServer, dissection, example_set, unit_sheet
 from ortoscope.v1 import models_pb2
 
 DAY = 86_400.0
@@ -103,9 +103,10 @@ def test_results_go_only_if_asked_and_never_those_of_younger_operations(
     server.add(2, "succeeded", ended_ago=8 * DAY, result=dissection(2))
     server.add(3, "succeeded", ended_ago=8 * DAY, result=example_set(3), verb="find-examples")
     server.add(4, "succeeded", ended_ago=DAY, result=dissection(2))
+    server.add(5, "succeeded", ended_ago=8 * DAY, result=unit_sheet(5), verb="visualize-units")
     told = scope.operations.clean("7d", results=True)
     assert {entry.result: entry.result_deleted for entry in told} == {
-        dissection(1).name: True, dissection(2).name: False, example_set(3).name: True,
+        dissection(1).name: True, dissection(2).name: False, example_set(3).name: True, unit_sheet(5).name: True,
     }  # fmt: skip
     assert server.results == {dissection(2).name}
 

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 from ortoscope_service.errors import Code, OrtoscopeError, error_to_json
-from ortoscope_service.jobs.engine import Crew, Interrupted, Job, Stage, run_job
+from ortoscope_service.jobs.engine import Crew, Interrupted, Job, Stage, Together, run_job
 from ortoscope_service.jobs.operations import NewOperation
 from ortoscope_service.jobs.pool import WorkerDiedError
 from ortoscope_service.jobs.store import Store
@@ -177,6 +177,51 @@ def test_what_is_kept_beyond_a_job_answers_other_jobs(bench: Bench) -> None:
     bench.spec = {"other": True}
     bench.run(lambda job: job.run("identifying", task, beyond_job=True), "another")
     assert len(bench.executor.requests) == 1
+
+
+def numbers(count: int) -> list[Task]:
+    return [Task("number", {"numbers": [number]}, items=1) for number in range(count)]
+
+
+def packed(tasks: Sequence[Task]) -> Task:
+    return Task("number", {"numbers": [number for task in tasks for number in task.arguments["numbers"]]})
+
+
+def split(whole: Outcome, tasks: Sequence[Task]) -> list[Outcome]:
+    return [
+        Outcome({}, {"square": whole.values["squares"][str(task.arguments["numbers"][0])]}, whole.seconds, "cpu")
+        for task in tasks
+    ]
+
+
+def squares(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = {str(number): number**2 for number in request["task"]["arguments"]["numbers"]}
+    return Outcome({}, {"squares": found}, 0.01, "cpu").to_json()
+
+
+def groups(bench: Bench) -> list[list[int]]:
+    return [request["task"]["arguments"]["numbers"] for request in bench.executor.requests]
+
+
+def test_tasks_done_together_are_found_again_one_by_one(bench: Bench) -> None:
+    bench.executor.answer = squares
+    bench.workers = 1
+    together = Together(3, packed, split)
+    found = bench.run(lambda job: job.map("counting", numbers(7), beyond_job=True, together=together))
+    assert [outcome.values["square"] for outcome in found] == [number**2 for number in range(7)]
+    assert groups(bench) == [[0, 1, 2], [3, 4, 5], [6]]
+    bench.executor.requests.clear()
+    asked = [*numbers(9)[::-2], numbers(9)[7]]
+    again = bench.run(lambda job: job.map("counting", asked, beyond_job=True, together=together), "another")
+    assert [outcome.values["square"] for outcome in again] == [64, 36, 16, 4, 0, 49]
+    assert groups(bench) == [[8, 7]]
+
+
+def test_fewer_tasks_are_done_together_if_workers_would_have_nothing_to_do(bench: Bench) -> None:
+    bench.executor.answer = squares
+    bench.workers = 4
+    bench.run(lambda job: job.map("counting", numbers(10), together=Together(16, packed, split)))
+    assert groups(bench) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
 
 
 def test_a_worker_that_dies_costs_its_task_one_retry(bench: Bench) -> None:

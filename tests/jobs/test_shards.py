@@ -124,3 +124,18 @@ def test_what_nobody_recorded_is_swept_at_the_start(parts: Parts, tmp_path: Path
     assert again.is_there(known)
     assert not again.is_there(orphan)
     assert list((tmp_path / "shards" / "temporary").iterdir()) == []
+
+
+def test_of_what_is_kept_beyond_any_job_the_oldest_goes_once_it_is_too_much(parts: Parts) -> None:
+    log = ShardLog(parts.database, parts.artifacts, kept_bytes=250)
+    kept = [
+        Outcome({"maps": parts.artifacts.put_bytes(bytes([number]) * 100)}, {"bytes": 100}, 1.0, "cpu")
+        for number in range(4)
+    ]
+    log.add("small", "", Outcome({}, {"digest": "x"}, 1.0, "cpu"))
+    for number, outcome in enumerate(kept):
+        log.add(f"kept{number}", "", outcome)
+    log.collect()
+    assert [log.find(f"kept{number}") for number in range(4)] == [None, None, *kept[2:]]
+    assert [parts.is_there(outcome) for outcome in kept] == [False, False, True, True]
+    assert log.find("small") is not None

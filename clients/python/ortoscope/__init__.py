@@ -7,6 +7,7 @@
         tap = model.taps().find("blocks.10")[0]
         tap.activate("cat.jpg", reduce="max").values   # a NumPy array (images, units)
         tap.dissect("minibroden224").result(progress=True).save("report")
+        tap.unit(3).visualize().save("unit3.png")   # what the unit looks for
 
 Names are imported when they are first used, so that whoever needs only the messages of `ortoscope.v1` pays for
 nothing else.
@@ -58,9 +59,22 @@ if TYPE_CHECKING:
     from ortoscope.gradients import TensorGradient as TensorGradient
     from ortoscope.models import Model as Model
     from ortoscope.models import Tap as Tap
+    from ortoscope.models import Unit as Unit
+    from ortoscope.objectives import VisualizationObjective as VisualizationObjective
     from ortoscope.operation_collection import Operations as Operations
     from ortoscope.operations import Operation as Operation
+    from ortoscope.patches import PatchTest as PatchTest
+    from ortoscope.presets import Preset as Preset
     from ortoscope.tables import Table as Table
+    from ortoscope.tabular import FeatureTable as FeatureTable
+    from ortoscope.tabular import OptimalInput as OptimalInput
+    from ortoscope.text import TextActivations as TextActivations
+    from ortoscope.text import Vocabulary as Vocabulary
+    from ortoscope.unit_sheets import UnitSheet as UnitSheet
+    from ortoscope.visualization import Comparison as Comparison
+    from ortoscope.visualization import Verdict as Verdict
+    from ortoscope.visualization import Visualization as Visualization
+    from ortoscope.visualization import VisualizedItem as VisualizedItem
 
 _HOME = {
     "activations": ("Activations", "Selection", "TapActivations"),
@@ -90,10 +104,17 @@ _HOME = {
     ),
     "examples": ("Example", "ExampleSet", "UnitExamples"),
     "gradients": ("Gradients", "Objective", "TensorGradient"),
-    "models": ("Model", "Tap"),
+    "models": ("Model", "Tap", "Unit"),
+    "objectives": ("VisualizationObjective",),
     "operation_collection": ("Operations",),
     "operations": ("Operation",),
+    "patches": ("PatchTest",),
+    "presets": ("Preset",),
     "tables": ("Table",),
+    "tabular": ("FeatureTable", "OptimalInput"),
+    "text": ("TextActivations", "Vocabulary"),
+    "unit_sheets": ("UnitSheet",),
+    "visualization": ("Comparison", "Verdict", "Visualization", "VisualizedItem"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -42,6 +42,21 @@ class Limits:
     operation_retention_seconds: int
     """How long the record of an operation is kept after it ended, in seconds that the server runs."""
 
+    max_visualization_items: int
+    """Most items of one visualization."""
+
+    max_visualization_pixels: int
+    """Most pixels of all its items; of what is no picture, most elements."""
+
+    max_visualization_steps: int
+    """Most steps of one visualization, over all of its attempts and octaves."""
+
+    max_waiting_visualizations: int
+    """Most visualizations that wait for their turn."""
+
+    visualization_deadline_seconds: int
+    """Deadline of a visualization that came without one."""
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -83,5 +98,10 @@ class Capabilities:
                 max_pending_operations=limits.max_pending_operations,
                 max_attributions_per_request=limits.max_attributions_per_request,
                 operation_retention_seconds=limits.operation_retention_seconds,
+                max_visualization_items=limits.max_visualization_items,
+                max_visualization_pixels=limits.max_visualization_pixels,
+                max_visualization_steps=limits.max_visualization_steps,
+                max_waiting_visualizations=limits.max_waiting_visualizations,
+                visualization_deadline_seconds=limits.visualization_deadline_seconds,
             ),
         )

@@ -54,7 +54,8 @@ class Timeouts:
     """A blob in one direction. A transfer that breaks off is taken up where it stopped."""
 
     stream: float = 86_400.0
-    """A whole StreamActivations call, which lasts as long as the caller goes on reading."""
+    """A whole StreamActivations call, which lasts as long as the caller goes on reading, or a whole Visualize call,
+    which waits for its turn and then tells all the time how far it is."""
 
     @classmethod
     def of(cls, timeout: "float | Timeouts") -> "Timeouts":
@@ -186,6 +187,15 @@ _IDEMPOTENT = {
         "ListModelVersions",
         "ListModels",
         "ListTaps",
+    ),
+    "ortoscope.v1.Visualization": (
+        "DeleteUnitSheet",
+        "GetUnitSheet",
+        "ListPresets",
+        "ListUnitSheets",
+        "TestPatch",
+        "Visualize",
+        "VisualizeUnits",
     ),
     "google.longrunning.Operations": ("CancelOperation", "GetOperation", "ListOperations", "WaitOperation"),
 }

@@ -13,7 +13,7 @@ from ortoscope.operation_table import list_request, operation_table
 from ortoscope.operations import Operation, result_name
 from ortoscope.rpcs import Rpcs, all_pages
 from ortoscope.tables import Column, Table
-from ortoscope.v1 import activations_pb2, dissections_pb2
+from ortoscope.v1 import activations_pb2, dissections_pb2, visualization_pb2
 
 EndState: TypeAlias = Literal["succeeded", "failed", "cancelled"]
 """How an operation can end."""
@@ -22,6 +22,7 @@ END_STATES: tuple[EndState, ...] = get_args(EndState)
 """All of them."""
 
 _DISSECTIONS = "dissections/"
+_UNIT_SHEETS = "unitSheets/"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def delete(rpcs: Rpcs, found: Iterable[Cleaned]) -> None:
     already is no error.
 
     Raises:
-        OrtoscopeError: As Operations.DeleteOperation, Dissections.DeleteDissection and Activations.DeleteExampleSet.
+        OrtoscopeError: As Operations.DeleteOperation, Dissections.DeleteDissection, Activations.DeleteExampleSet and
+            Visualization.DeleteUnitSheet.
     """
     for cleaned in found:
         if cleaned.result_deleted:
@@ -97,6 +99,8 @@ def _delete_result(rpcs: Rpcs, name: str) -> None:
     request_id = str(uuid4())
     if name.startswith(_DISSECTIONS):
         rpcs.delete_dissection(dissections_pb2.DeleteDissectionRequest(name=name, request_id=request_id))
+    elif name.startswith(_UNIT_SHEETS):
+        rpcs.delete_unit_sheet(visualization_pb2.DeleteUnitSheetRequest(name=name, request_id=request_id))
     else:
         rpcs.delete_example_set(activations_pb2.DeleteExampleSetRequest(name=name, request_id=request_id))
 

@@ -12,12 +12,23 @@ from ortoscope.datasets import Dataset, DatasetTable, ValidationReport, validate
 from ortoscope.dissections import Dissection
 from ortoscope.examples import ExampleSet
 from ortoscope.files import write_file
+from ortoscope.inputs import Input
 from ortoscope.models import Model, ModelEntry, model_table
 from ortoscope.operation_collection import Operations
 from ortoscope.operations import Operation
+from ortoscope.presets import Preset, list_presets
 from ortoscope.rpcs import Rpcs, all_pages
 from ortoscope.tables import Column, Table
-from ortoscope.v1 import activations_pb2, capabilities_pb2, datasets_pb2, dissections_pb2, models_pb2
+from ortoscope.unit_sheets import UnitSheet, unit_sheet_table
+from ortoscope.v1 import (
+    activations_pb2,
+    capabilities_pb2,
+    datasets_pb2,
+    dissections_pb2,
+    models_pb2,
+    visualization_pb2,
+)
+from ortoscope.visualization import MadeAgain, OnProgress, read_spec, request_of, to_message, visualize
 
 
 def connect(
@@ -161,6 +172,55 @@ class Ortoscope:
     def example_set(self, name: str) -> ExampleSet:
         """Gets an example set by its resource name."""
         return ExampleSet(self.rpcs, self.rpcs.get_example_set(activations_pb2.GetExampleSetRequest(name=name)))
+
+    def presets(self) -> Table[Preset]:
+        """Lists the presets for visualizations; `presets()["lucid"].settings` has every setting that can be changed."""
+        return list_presets(self.rpcs)
+
+    def unit_sheets(self) -> Table[UnitSheet]:
+        """Lists the unit sheets that the server keeps, newest first."""
+        return unit_sheet_table(
+            self.rpcs, all_pages(self.rpcs.list_unit_sheets, visualization_pb2.ListUnitSheetsRequest())
+        )
+
+    def unit_sheet(self, name: str) -> UnitSheet:
+        """Gets a unit sheet by its resource name."""
+        request = visualization_pb2.GetUnitSheetRequest(name=resource_names.unit_sheet(name))
+        return UnitSheet(self.rpcs, self.rpcs.get_unit_sheet(request))
+
+    def visualization_from_png(
+        self,
+        png: str | Path | bytes,
+        *,
+        start: Input | None = None,
+        progress: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> MadeAgain:
+        """Makes a picture again from what its own metadata say, and compares the two.
+
+        The same server, on the same type of processor with the same versions, gives the same bytes; on another one
+        the pictures are alike.
+
+        Args:
+            png: The picture as a server made it: a file or its bytes.
+            start: What it started from, if its metadata do not say where that is to be had.
+            progress: As for `Model.visualize`.
+            on_progress: As for `Model.visualize`.
+
+        Raises:
+            InvalidArgument: SPEC_MISSING, SPEC_UNKNOWN, START_NEEDED.
+            OrtoscopeError: As Visualization.Visualize.
+            OSError: The file cannot be read.
+        """
+        data = png if isinstance(png, bytes) else Path(png).read_bytes()
+        spec = read_spec(data)
+        wanted = request_of(spec, start)
+        model = self.model(str(spec.get("model", "")))
+        found = visualize(
+            self.rpcs, to_message(self.rpcs, model.proto, wanted), progress=progress, on_progress=on_progress
+        )
+        same = [number for number, item in enumerate(found) if item.png == data]
+        return MadeAgain(found, same[0] if same else None)
 
     def upload(self, source: str | Path | bytes) -> str:
         """Sends a file or bytes to the server and gives the blob's name, which can be given to `activate`.

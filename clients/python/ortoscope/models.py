@@ -1,6 +1,6 @@
 """Models, their versions and their taps."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -8,22 +8,48 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ortoscope import activations, attributions, dissections, examples, gradients, resource_names
+from ortoscope import (
+    activations,
+    attributions,
+    dissections,
+    examples,
+    gradients,
+    objectives,
+    patches,
+    resource_names,
+    tabular,
+    unit_sheets,
+    visualization,
+)
 from ortoscope.activations import Activations, Reduce, Selection, TapActivations
 from ortoscope.attributions import Attributions, Per
+from ortoscope.climbing import Climb
 from ortoscope.datasets import Dataset
 from ortoscope.dissections import Dissection
 from ortoscope.durations import Duration
 from ortoscope.errors import InvalidArgument
 from ortoscope.examples import ExampleSet, Rank
 from ortoscope.gradients import GradientReduce, Gradients, Objective
-from ortoscope.inputs import Inputs
+from ortoscope.inputs import Input, Inputs
 from ortoscope.messages import to_datetime
+from ortoscope.objectives import VisualizationObjective
 from ortoscope.operations import Operation
+from ortoscope.patches import PatchTest, Place
 from ortoscope.rpcs import Rpcs, all_pages
 from ortoscope.tables import Column, Table
+from ortoscope.tabular import FeatureTable, OptimalInput
 from ortoscope.tensors import dtype_of
+from ortoscope.text import (
+    CONTEXT,
+    LENGTH,
+    TextActivations,
+    Vocabulary,
+    activations_of_text,
+    activations_of_tokens,
+)
+from ortoscope.unit_sheets import UnitNumber, UnitSheet
 from ortoscope.v1 import models_pb2
+from ortoscope.visualization import Comparison, OnProgress, Request, Visualization
 
 
 @dataclass(frozen=True)
@@ -282,10 +308,199 @@ class Tap:
             time_limit=time_limit,
         )
 
+    def text(
+        self,
+        content: str,
+        *,
+        vocabulary: Vocabulary | Sequence[str] | None = None,
+        replace: str = "",
+        length: int = LENGTH,
+        context: int = CONTEXT,
+    ) -> TextActivations:
+        """Computes the activations of this tap at each character of a text.
+
+        Args:
+            content: The text.
+            vocabulary: The character of each token; the model's class labels if None.
+            replace: The character that stands in for those that the vocabulary lacks; none if empty.
+            length: Tokens that a model of free length is given at once.
+            context: How many of them come before what is told, so that the model knows what was before.
+
+        Raises:
+            OrtoscopeError: As Activations.Activate; CHARACTER_UNKNOWN, VOCABULARY_MISSING, INPUT_NOT_TOKENS,
+                TAP_NOT_PER_POSITION, TEXT_TOO_SHORT.
+        """
+        return activations_of_text(
+            self._rpcs,
+            self._model,
+            self.proto,
+            content,
+            vocabulary=vocabulary,
+            replace=replace,
+            length=length,
+            context=context,
+        )
+
+    def tokens(
+        self, tokens: npt.ArrayLike, pieces: Sequence[str], *, length: int = LENGTH, context: int = CONTEXT
+    ) -> TextActivations:
+        """Computes the activations of this tap at each token, for models whose tokens are more than a character.
+
+        Args:
+            tokens: (positions,) integers, from the model's own tokenizer.
+            pieces: The piece of text that each token stands for.
+            length: As for `text`.
+            context: As for `text`.
+
+        Raises:
+            OrtoscopeError: As for `text`; PIECES_MISMATCH.
+        """
+        return activations_of_tokens(
+            self._rpcs, self._model, self.proto, tokens, pieces, length=length, context=context
+        )
+
+    def unit(self, unit: int) -> "Unit":
+        """A unit of this tap, to be visualized; units are counted from 0."""
+        return Unit(self, unit)
+
+    def visualize(
+        self,
+        unit: int,
+        *,
+        negative: bool = False,
+        neuron: bool = False,
+        preset: str = "",
+        settings: Mapping[str, object] | None = None,
+        seed: int = 0,
+        items: int = 1,
+        start: Input | None = None,
+        comparison: str | Comparison | None = None,
+        time_budget: Duration | None = None,
+        preview_every: int = 0,
+        progress: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Visualization:
+        """Makes a picture of what a unit looks for.
+
+        Args:
+            unit: The unit, from 0.
+            negative: Whether its activation is made small instead of large.
+            neuron: Whether the middle site is climbed instead of the mean over all sites.
+            preset: As for `Model.visualize`, and so are all others.
+            settings: As for `Model.visualize`.
+            seed: As for `Model.visualize`.
+            items: As for `Model.visualize`.
+            start: As for `Model.visualize`.
+            comparison: As for `Model.visualize`.
+            time_budget: As for `Model.visualize`.
+            preview_every: As for `Model.visualize`.
+            progress: As for `Model.visualize`.
+            on_progress: As for `Model.visualize`.
+
+        Raises:
+            OrtoscopeError: As Visualization.Visualize.
+            OSError: A file cannot be read.
+        """
+        found = (objectives.neuron if neuron else objectives.channel)(self, unit)
+        wanted = Request(
+            -found if negative else found, preset, settings, seed, items, start, comparison, time_budget, preview_every
+        )
+        message = visualization.to_message(self._rpcs, self._model, wanted)
+        return visualization.visualize(self._rpcs, message, progress=progress, on_progress=on_progress)
+
+    def visualize_units(
+        self,
+        units: Sequence[int] = (),
+        *,
+        kind: UnitNumber = "channel",
+        negative: bool = False,
+        preset: str = "",
+        settings: Mapping[str, object] | None = None,
+        seed: int = 0,
+        time_limit: Duration | None = None,
+    ) -> Operation[UnitSheet]:
+        """Starts the visualization of many units: a sheet of pictures.
+
+        A unit's picture has the same bytes whichever units are asked for with it.
+
+        Args:
+            units: The units, from 0; all if empty.
+            kind: Which number of a unit is climbed: "channel" (its mean over all sites) or "neuron" (the middle site).
+            negative: Whether it is made small instead of large.
+            preset: As for `Model.visualize`.
+            settings: As for `Model.visualize`.
+            seed: As for `Model.visualize`.
+            time_limit: Longest time from now to the end, waiting included, as for `dissect`.
+
+        Returns:
+            The operation; its `result()` is a `UnitSheet`.
+
+        Raises:
+            OrtoscopeError: As Visualization.VisualizeUnits.
+        """
+        recipe = visualization.recipe_message(preset, settings, seed, None)
+        return unit_sheets.start_unit_sheet(
+            self._rpcs, self.name, units, kind=kind, negative=negative, recipe=recipe, time_limit=time_limit
+        )
+
     def __repr__(self) -> str:
         units = f"{self.unit_count} units" if self.unit_count else "units not known"
         shape = " x ".join("?" if extent < 0 else str(extent) for extent in self.shape)
         return f"<Tap {self.display_name} ({self.operator}, tensor {self.tensor}): {units}, {self.layout}, {shape}>"
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A unit of a tap."""
+
+    tap: Tap
+    """The tap."""
+
+    unit: int
+    """Its number, from 0."""
+
+    @property
+    def channel(self) -> VisualizationObjective:
+        """The mean of its activation over all sites, as an objective."""
+        return objectives.channel(self.tap, self.unit)
+
+    @property
+    def neuron(self) -> VisualizationObjective:
+        """Its activation at the middle site, as an objective."""
+        return objectives.neuron(self.tap, self.unit)
+
+    def visualize(
+        self,
+        *,
+        negative: bool = False,
+        neuron: bool = False,
+        preset: str = "",
+        settings: Mapping[str, object] | None = None,
+        seed: int = 0,
+        items: int = 1,
+        start: Input | None = None,
+        comparison: str | Comparison | None = None,
+        time_budget: Duration | None = None,
+        preview_every: int = 0,
+        progress: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Visualization:
+        """Makes a picture of what it looks for; see `Tap.visualize`."""
+        return self.tap.visualize(
+            self.unit,
+            negative=negative,
+            neuron=neuron,
+            preset=preset,
+            settings=settings,
+            seed=seed,
+            items=items,
+            start=start,
+            comparison=comparison,
+            time_budget=time_budget,
+            preview_every=preview_every,
+            progress=progress,
+            on_progress=on_progress,
+        )
 
 
 class Model:
@@ -474,6 +689,47 @@ class Model:
             self._rpcs, self.proto, inputs, objective, at=_tap_names(at), reduce=reduce, relax=relax
         )
 
+    def optimal_input(
+        self,
+        objective: Objective,
+        data: FeatureTable,
+        *,
+        negative: bool = False,
+        within: tuple[float, float] = (0.0, 1.0),
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        steps: int = tabular.STEPS,
+        starts: int = tabular.STARTS,
+        seed: int = 0,
+    ) -> OptimalInput:
+        """Finds the row of features that makes an objective large, for a model of tables; each feature between bounds.
+
+        Args:
+            objective: The class or unit, such as `Objective.class_logit("default")`.
+            data: Rows of data: bounds are quantiles of them, and the result is told beside their distribution.
+            negative: Whether it is made small instead.
+            within: The quantiles of the data that are the bounds; (0, 1) are its extremes.
+            bounds: Other bounds for some features, by name.
+            steps: Steps of the climb.
+            starts: Starts around the medians, of which the best end is kept.
+            seed: Where the starts come from.
+
+        Raises:
+            OrtoscopeError: As Visualization.Visualize and Gradients.ComputeGradient; INPUT_NOT_FEATURES,
+                FEATURES_MISMATCH, BOUNDS_UNFIT, FEATURE_UNKNOWN, OBJECTIVE_UNSUPPORTED.
+        """
+        return tabular.optimal_input(
+            self._rpcs,
+            self.proto,
+            objective,
+            data,
+            negative=negative,
+            within=within,
+            bounds=bounds,
+            steps=steps,
+            starts=starts,
+            seed=seed,
+        )
+
     def attribute(
         self,
         inputs: Inputs,
@@ -488,6 +744,122 @@ class Model:
         """Attributes the scores of all classes to a tap or to parts of it; see `Tap.attribute`."""
         found = tap if isinstance(tap, Tap) else self.tap(tap)
         return found.attribute(inputs, per=per, units=units, sites=sites, probability=probability, relax=relax)
+
+    def visualize(
+        self,
+        objective: VisualizationObjective,
+        *,
+        preset: str = "",
+        settings: Mapping[str, object] | None = None,
+        seed: int = 0,
+        items: int = 1,
+        start: Input | None = None,
+        comparison: str | Comparison | None = None,
+        time_budget: Duration | None = None,
+        preview_every: int = 0,
+        progress: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Visualization:
+        """Makes pictures, or other inputs, that make an objective as large as can be.
+
+        The same request again is answered at once, with the same bytes. An interrupt (Ctrl-C) ends the work.
+
+        Args:
+            objective: What is climbed, made with `ortoscope.objectives`: `channel("t", 3) - 0.5 * channel("t", 7)`.
+            preset: Name of a recipe, as `presets()` of the connection lists them; by default "lucid", or "vector" for
+                a model that takes no pictures.
+            settings: Settings of the preset that are changed, such as `{"recipe.steps": 256, "size": 192}`.
+            seed: Where randomness comes from.
+            items: Pictures made at once, each from a start of its own.
+            start: The input that the climb starts from, as for `activate`; at random by default.
+            comparison: The name of a dataset, or a `Comparison`: each item then has a verdict.
+            time_budget: Longest time to climb; what was reached by then is the result, and is not kept.
+            preview_every: Every so many steps `on_progress` gets previews and the objective on the clean picture.
+            progress: Whether progress is shown on stderr or in the notebook.
+            on_progress: Is told of every step that the server tells of.
+
+        Raises:
+            OrtoscopeError: As Visualization.Visualize.
+            OSError: A file cannot be read.
+        """
+        wanted = Request(objective, preset, settings, seed, items, start, comparison, time_budget, preview_every)
+        message = visualization.to_message(self._rpcs, self.proto, wanted)
+        return visualization.visualize(self._rpcs, message, progress=progress, on_progress=on_progress)
+
+    def stream_visualization(
+        self,
+        objective: VisualizationObjective,
+        *,
+        preset: str = "",
+        settings: Mapping[str, object] | None = None,
+        seed: int = 0,
+        items: int = 1,
+        start: Input | None = None,
+        comparison: str | Comparison | None = None,
+        time_budget: Duration | None = None,
+        preview_every: int = 0,
+    ) -> Generator[Climb | Visualization]:
+        """Does what `visualize` does, and yields how far it is, and at the end the `Visualization`.
+
+        Closing the iterator ends the work on the server within a step.
+
+        Args:
+            objective: As for `visualize`, and so are all others.
+            preset: As for `visualize`.
+            settings: As for `visualize`.
+            seed: As for `visualize`.
+            items: As for `visualize`.
+            start: As for `visualize`.
+            comparison: As for `visualize`.
+            time_budget: As for `visualize`.
+            preview_every: Every so many steps there are previews and the objective on the clean picture.
+
+        Raises:
+            OrtoscopeError: As Visualization.Visualize.
+            OSError: A file cannot be read.
+        """
+        wanted = Request(objective, preset, settings, seed, items, start, comparison, time_budget, preview_every)
+        return visualization.stream(self._rpcs, visualization.to_message(self._rpcs, self.proto, wanted))
+
+    def test_patch(
+        self,
+        patch: Input,
+        inputs: Inputs,
+        *,
+        sizes: Sequence[float] = (),
+        places: Sequence[Place] = (),
+        target: int | str | None = None,
+        controls: int = 0,
+        seed: int = 0,
+    ) -> PatchTest:
+        """Pastes a patch over pictures and counts whose class changes, beside controls of noise.
+
+        A patch tells what the network takes for a class only as far as noise of the same size and colours does less.
+
+        Args:
+            patch: The patch, a picture.
+            inputs: The pictures that it is pasted over, as for `activate`.
+            sizes: Widths of the patch as shares of the picture's shorter side; 0.1, 0.2, 0.3 and 0.4 if empty.
+            places: "top_left", "top_right", "bottom_left", "bottom_right" or "centre"; the four corners if empty.
+            target: The class that the patch shall bring about, by index or name; any change counts if None.
+            controls: Controls of noise for each trial, the patch's pixels shuffled; 0 stands for 4.
+            seed: Where the draws come from.
+
+        Raises:
+            OrtoscopeError: As Visualization.TestPatch.
+            OSError: A file cannot be read.
+        """
+        return patches.run_patch_test(
+            self._rpcs,
+            self.proto,
+            patch,
+            inputs,
+            sizes=sizes,
+            places=places,
+            target=target,
+            controls=controls,
+            seed=seed,
+        )
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{entry.name} {_shape(entry.shape)}" for entry in self.inputs)

@@ -23,7 +23,7 @@ from ortoscope.messages import to_datetime
 from ortoscope.patience import GIVE_UP_AFTER, Patience
 from ortoscope.progress import Display, Progress, shown, text_of
 from ortoscope.rpcs import Rpcs
-from ortoscope.v1 import activations_pb2, dissections_pb2
+from ortoscope.v1 import activations_pb2, dissections_pb2, visualization_pb2
 from ortoscope.v1 import operations_pb2 as metadata_pb2
 
 T_co = TypeVar("T_co", covariant=True)
@@ -239,7 +239,7 @@ def subject(operation: Operation[Any]) -> str:
 
 def result_name(operation: Any) -> str:
     """Resource name of what a google.longrunning.Operation made; empty if it made nothing that this client knows."""
-    for kind in (dissections_pb2.Dissection, activations_pb2.ExampleSet):
+    for kind in (dissections_pb2.Dissection, activations_pb2.ExampleSet, visualization_pb2.UnitSheet):
         if operation.response.Is(kind.DESCRIPTOR):
             message: Any = kind()
             operation.response.Unpack(message)
@@ -248,7 +248,7 @@ def result_name(operation: Any) -> str:
 
 
 def result_of(rpcs: Rpcs, operation: Any) -> Any:
-    """What a finished operation made: a Dissection or an ExampleSet.
+    """What a finished operation made: a Dissection, an ExampleSet or a UnitSheet.
 
     Raises:
         FailedPrecondition: OPERATION_WITHOUT_RESULT: the result was deleted.
@@ -258,10 +258,12 @@ def result_of(rpcs: Rpcs, operation: Any) -> Any:
     # Both import this module.
     from ortoscope.dissections import Dissection  # noqa: PLC0415
     from ortoscope.examples import ExampleSet  # noqa: PLC0415
+    from ortoscope.unit_sheets import UnitSheet  # noqa: PLC0415
 
     makers: dict[Any, Callable[[Rpcs, Any], object]] = {
         dissections_pb2.Dissection: Dissection,
         activations_pb2.ExampleSet: ExampleSet,
+        visualization_pb2.UnitSheet: UnitSheet,
     }
     response = operation.response
     for kind, make in makers.items():

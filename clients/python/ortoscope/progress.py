@@ -142,11 +142,16 @@ def text_of(stage: str, done: int, total: int, left: float | None = None) -> str
     return ", ".join(part for part in (stage, amount, left_in_words(left)) if part) or "waiting"
 
 
+def in_notebook() -> bool:
+    """Whether a notebook's kernel runs this; that somebody imported its module is not enough."""
+    return "ipykernel" in sys.modules and import_module("IPython").get_ipython() is not None
+
+
 def _notebook(title: str) -> Display | None:
     """A line in a notebook's cell that changes in place; None outside of a notebook."""
-    if "ipykernel" not in sys.modules:
+    if not in_notebook():
         return None
-    show = import_module("IPython.display").display  # there is one, since its kernel runs
+    show = import_module("IPython.display").display
     handle = show({"text/plain": f"{title} …"}, raw=True, display_id=True)
 
     def update(stage: str, done: int, total: int, left: float | None = None) -> None:

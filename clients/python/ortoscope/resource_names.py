@@ -102,6 +102,11 @@ def operation(text: str) -> str:
     return text if text.startswith("operations/") else f"operations/{text}"
 
 
+def unit_sheet(text: str) -> str:
+    """`s` or `unitSheets/s` → `unitSheets/s`."""
+    return text if text.startswith("unitSheets/") else f"unitSheets/{text}"
+
+
 def is_blob(text: str) -> bool:
     """Whether `text` is the resource name of a blob."""
     return _BLOB.match(text) is not None

@@ -31,6 +31,8 @@ from ortoscope.v1 import (
     gradients_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
+    visualization_pb2,
+    visualization_pb2_grpc,
 )
 
 R = TypeVar("R")
@@ -61,6 +63,7 @@ class Rpcs:
         self._gradients = stub(gradients_pb2_grpc.GradientsStub)
         self._models = stub(models_pb2_grpc.ModelsStub)
         self._operations = stub(operations_pb2_grpc.OperationsStub)
+        self._visualization = stub(visualization_pb2_grpc.VisualizationStub)
 
     @cached_property
     def limits(self) -> capabilities_pb2.Limits:
@@ -228,6 +231,46 @@ class Rpcs:
     ) -> dissections_pb2.ListUnitLabelsResponse:
         """Dissections.ListUnitLabels."""
         return self._unary(self._dissections.ListUnitLabels, request, self.timeouts.call)
+
+    # Visualization
+
+    def visualize(self, request: visualization_pb2.VisualizeRequest) -> Generator[visualization_pb2.VisualizeResponse]:
+        """Visualization.Visualize; closing the iterator ends the call, and the work with it."""
+        timeout = self.timeouts.stream
+        self._refuse_if_closed()
+        call = self._visualization.Visualize(request, timeout=timeout)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._error(error, timeout) from None
+        finally:
+            call.cancel()
+
+    def visualize_units(self, request: visualization_pb2.VisualizeUnitsRequest) -> operations_pb2.Operation:
+        """Visualization.VisualizeUnits."""
+        return self._unary(self._visualization.VisualizeUnits, request, self.timeouts.call)
+
+    def get_unit_sheet(self, request: visualization_pb2.GetUnitSheetRequest) -> visualization_pb2.UnitSheet:
+        """Visualization.GetUnitSheet."""
+        return self._unary(self._visualization.GetUnitSheet, request, self.timeouts.call)
+
+    def list_unit_sheets(
+        self, request: visualization_pb2.ListUnitSheetsRequest
+    ) -> visualization_pb2.ListUnitSheetsResponse:
+        """Visualization.ListUnitSheets."""
+        return self._unary(self._visualization.ListUnitSheets, request, self.timeouts.call)
+
+    def delete_unit_sheet(self, request: visualization_pb2.DeleteUnitSheetRequest) -> empty_pb2.Empty:
+        """Visualization.DeleteUnitSheet."""
+        return self._unary(self._visualization.DeleteUnitSheet, request, self.timeouts.call)
+
+    def list_presets(self, request: visualization_pb2.ListPresetsRequest) -> visualization_pb2.ListPresetsResponse:
+        """Visualization.ListPresets."""
+        return self._unary(self._visualization.ListPresets, request, self.timeouts.call)
+
+    def test_patch(self, request: visualization_pb2.TestPatchRequest) -> visualization_pb2.TestPatchResponse:
+        """Visualization.TestPatch."""
+        return self._unary(self._visualization.TestPatch, request, self.timeouts.compute)
 
     # google.longrunning.Operations
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ortoscope_service.analysis.execution import ExecutionConfig, Progress, not_finite, stream_maps
+from ortoscope_service.analysis.reading import Series
 from ortoscope_service.datasets.dataset import Dataset
 from ortoscope_service.graph.taps import Tap
 from ortoscope_service.models.repository import ModelVersion
@@ -109,6 +110,7 @@ def rank_shard(
     *,
     progress: Progress,
     cancellation: Cancellation,
+    series: Series | None = None,
 ) -> ShardRanking:
     """Ranks the images of a shard for every unit.
 
@@ -121,6 +123,7 @@ def rank_shard(
         execution: How the model is run.
         progress: Told after every batch.
         cancellation: Stops the pass.
+        series: What this process will likely be asked for next.
 
     Raises:
         OrtoscopeError: ACTIVATION_NOT_FINITE, CANCELLED, and as `stream_maps` raises.
@@ -128,7 +131,7 @@ def rank_shard(
     ranking: ShardRanking | None = None
     done = 0
     progress("activating", 0, len(indices))
-    for batch in stream_maps(version, tap, dataset, indices, execution, cancellation):
+    for batch in stream_maps(version, tap, dataset, indices, execution, cancellation, series=series):
         value, site = _rank(batch.maps, spec.reduction)
         if not np.isfinite(value).all():
             image, unit = np.argwhere(~np.isfinite(value))[0]

@@ -2,15 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ortoscope_service.analysis.activations import run_taps, units_first
+from ortoscope_service.analysis.reading import READER, Series
 from ortoscope_service.datasets.dataset import Dataset
 from ortoscope_service.errors import Code, OrtoscopeError
 from ortoscope_service.graph.taps import Tap
@@ -21,8 +20,6 @@ from ortoscope_service.runtime.caching import Cache, Made
 from ortoscope_service.runtime.cancellation import Cancellation
 from ortoscope_service.runtime.parity import CPU, open_session
 from ortoscope_service.runtime.sessions import RunnableSession, Session, SessionConfig
-
-Item = TypeVar("Item")
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage in words, the items done and the items in all."""
@@ -98,6 +95,7 @@ def tap_session(version: ModelVersion, tap: Tap, execution: ExecutionConfig) -> 
 def release_sessions() -> None:
     """Forgets the sessions that are kept, and with them their working memory: for a worker that has nothing to do."""
     _SESSIONS.clear()
+    READER.forget()
 
 
 def admitted(version: ModelVersion, tap: Tap, execution: ExecutionConfig) -> ExecutionConfig:
@@ -117,6 +115,7 @@ def stream_maps(
     timings: Timings | None = None,
     *,
     whole_images: bool = False,
+    series: Series | None = None,
 ) -> Iterator[ActivationBatch]:
     """Yields the maps of `tap` on the images `indices` of the dataset, in that order.
 
@@ -130,6 +129,7 @@ def stream_maps(
         timings: Receives where the time went.
         whole_images: Refuse images of which the model would see a part only, because maps are compared with labels of
             the whole.
+        series: What this process will likely be asked for next.
 
     Raises:
         OrtoscopeError: MODEL_INPUT_NOT_IMAGE; IMAGE_CROPPED; an image that cannot be read (names it); CANCELLED.
@@ -151,10 +151,16 @@ def stream_maps(
         return pixels
 
     session = tap_session(version, tap, execution)
-    starts = range(0, len(indices), execution.batch_size)
-    batches = [indices[start : start + execution.batch_size] for start in starts]
-    with contextlib.closing(loaded(batches, load, ahead=execution.read_ahead)) as coming:
-        for number, (batch, pixels) in enumerate(zip(batches, coming, strict=True)):
+    reading = READER.read(
+        ("pixels", version.manifest.digest, dataset, whole_images),
+        indices,
+        execution.batch_size,
+        load,
+        ahead=execution.read_ahead,
+        series=series,
+    )
+    with contextlib.closing(reading):
+        for number, (batch, pixels) in enumerate(reading):
             cancellation.raise_if_cancelled()
             began = time.perf_counter()
             activation = run_taps(
@@ -167,29 +173,7 @@ def stream_maps(
             timings.forward += time.perf_counter() - began
             maps = units_first(activation, tap)
             flat = np.ascontiguousarray(maps.reshape(*maps.shape[:2], -1), dtype=np.float32)
-            yield ActivationBatch(starts[number], batch, flat, maps.shape[2:])
-
-
-def loaded(
-    batches: Sequence[NDArray[np.int64]], load: Callable[[NDArray[np.int64]], list[Item]], *, ahead: bool
-) -> Generator[list[Item]]:
-    """Yields what is loaded for the images of each batch.
-
-    Args:
-        batches: Indices of images.
-        load: Loads what is needed of each of some images.
-        ahead: Whether the next batch is loaded in a thread of its own while the last is worked on. The first one, for
-            which everything waits, is loaded by two.
-    """
-    if not ahead:
-        yield from map(load, batches)
-        return
-    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="read-ahead") as reader:
-        coming = [reader.submit(load, half) for batch in batches[:1] for half in np.array_split(batch, 2)]
-        for number in range(len(batches)):
-            current = [item for part in coming for item in part.result()]
-            coming = [reader.submit(load, following) for following in batches[number + 1 : number + 2]]
-            yield current
+            yield ActivationBatch(number * execution.batch_size, batch, flat, maps.shape[2:])
 
 
 def _cropped(path: str, size: tuple[int, int], preprocessing: Preprocessing) -> OrtoscopeError:

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 MOST_SHARDS = 10_000
 """A job of any size has no more: each costs a file or two and a line in the database."""
 
-_FEWEST_SHARDS = 16
-"""Small jobs have about so many, if they have as many batches: for progress, and for several workers."""
+_FEW_SHARDS = 16
+"""Jobs that are not large have so many, if they have as many batches: for progress, and divided by 2, 4 and 8 workers."""
 
 _MOST_BATCHES = 8
 """Batches per shard where there are enough shards anyway: what a worker that dies loses is seconds."""
@@ -20,9 +20,8 @@ def shards_of(images: int, batch_size: int) -> int:
         images: Number of images, at least 1.
         batch_size: Images per run of the model.
     """
-    batches = min(-(-images // (batch_size * _FEWEST_SHARDS)), _MOST_BATCHES)
-    per_shard = max(batches * batch_size, -(-images // MOST_SHARDS))
-    return -(-images // per_shard)
+    batches = -(-images // batch_size)
+    return min(batches, max(_FEW_SHARDS, -(-batches // _MOST_BATCHES)), MOST_SHARDS)
 
 
 def shard_positions(images: int, shards: int, shard: int) -> NDArray[np.int64]:

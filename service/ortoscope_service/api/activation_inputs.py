@@ -74,6 +74,40 @@ def read_inputs(
     return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
 
+def read_picture(components: Components, item: ActivationInput, *, field: str) -> Image.Image:
+    """The picture that an item holds or names.
+
+    Args:
+        components: Datasets and blobs.
+        item: An item with `image`, `blob` or `dataset_image`.
+        field: The path of that one.
+
+    Raises:
+        OrtoscopeError: INVALID_ARGUMENT: IMAGE_TOO_LARGE, INVALID_NAME, what is wrong with a picture; NOT_FOUND.
+    """
+    match item.WhichOneof("content"):
+        case "image":
+            return decode_image(item.image, field=field)
+        case "blob":
+            digest = resources.parse_blob(item.blob, field=field)
+            blobs = components.store.blobs
+            size = blobs.size(digest, field=field)
+            if size > MAX_IMAGE_BYTES:
+                raise invalid(
+                    "IMAGE_TOO_LARGE",
+                    f"The blob has {size:,} bytes; pictures of at most {MAX_IMAGE_BYTES:,} are read. Make it smaller.",
+                    field=field,
+                    bytes=size,
+                    max_bytes=MAX_IMAGE_BYTES,
+                )
+            return decode_image(blobs.load(digest, field=field), field=field)
+        case _:
+            name = resources.parse_image(item.dataset_image, field=field)
+            dataset = components.dataset(name.dataset, field=field)
+            with blaming(field):
+                return dataset.read_image(name.index)
+
+
 def _read(components: Components, version: ModelVersion, item: ActivationInput, field: str) -> Item:
     kind = item.WhichOneof("content")
     if kind is None:
@@ -88,7 +122,7 @@ def _read(components: Components, version: ModelVersion, item: ActivationInput, 
     with blaming(f"{field}.{kind}"):
         preprocessing = version.image_input.preprocessing
     assert preprocessing is not None  # image_input raises otherwise
-    return {specification.name: preprocess(_picture(components, item, f"{field}.{kind}"), preprocessing)}
+    return {specification.name: preprocess(read_picture(components, item, field=f"{field}.{kind}"), preprocessing)}
 
 
 def _read_tensors(version: ModelVersion, item: ActivationInput, field: str) -> Item:
@@ -135,30 +169,6 @@ def _only_input(version: ModelVersion, field: str) -> InputSpec:
             metadata={"inputs": names},
         )
     return inputs[0]
-
-
-def _picture(components: Components, item: ActivationInput, field: str) -> Image.Image:
-    match item.WhichOneof("content"):
-        case "image":
-            return decode_image(item.image, field=field)
-        case "blob":
-            digest = resources.parse_blob(item.blob, field=field)
-            blobs = components.store.blobs
-            size = blobs.size(digest, field=field)
-            if size > MAX_IMAGE_BYTES:
-                raise invalid(
-                    "IMAGE_TOO_LARGE",
-                    f"The blob has {size:,} bytes; pictures of at most {MAX_IMAGE_BYTES:,} are read. Make it smaller.",
-                    field=field,
-                    bytes=size,
-                    max_bytes=MAX_IMAGE_BYTES,
-                )
-            return decode_image(blobs.load(digest, field=field), field=field)
-        case _:
-            name = resources.parse_image(item.dataset_image, field=field)
-            dataset = components.dataset(name.dataset, field=field)
-            with blaming(field):
-                return dataset.read_image(name.index)
 
 
 def _check_equal_shapes(first: Item, item: Item, field: str) -> None:

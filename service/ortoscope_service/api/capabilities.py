@@ -37,6 +37,11 @@ class CapabilitiesServicer(capabilities_pb2_grpc.CapabilitiesServicer):
                 max_pending_operations=limits.max_pending_operations,
                 max_attributions_per_request=limits.max_attributions_per_request,
                 operation_retention_seconds=limits.operation_retention_seconds,
+                max_visualization_items=limits.max_visualization_items,
+                max_visualization_pixels=limits.max_visualization_pixels,
+                max_visualization_steps=limits.max_visualization_steps,
+                max_waiting_visualizations=limits.waiting_visualizations,
+                visualization_deadline_seconds=limits.visualization_deadline_seconds,
             ),
         )
 

@@ -21,6 +21,7 @@ _RESOURCES = {
     "UNKNOWN_TAP": ("ortoscope.v1/Tap", "tap"),
     "UNKNOWN_DATASET": ("ortoscope.v1/Dataset", "dataset"),
     "UNKNOWN_IMAGE": ("ortoscope.v1/Image", "image"),
+    "UNKNOWN_PRESET": ("ortoscope.v1/Preset", "preset"),
     "UNKNOWN_BLOB": ("ortoscope.v1/Blob", "blob"),
     "UNKNOWN_OPERATION": ("google.longrunning/Operation", "operation"),
     "UNKNOWN_RESULT": ("ortoscope.v1/Result", "result"),
@@ -29,6 +30,7 @@ _RESOURCES = {
 _RETRY_SECONDS = {
     "TOO_MANY_CALLS": 1,
     "TOO_MANY_OPERATIONS": 10,
+    "TOO_MANY_VISUALIZATIONS": 10,
     "WORKER_DIED": 1,
     "WORKER_UNREACHABLE": 1,
     "MODEL_KILLS_WORKER": 60,

@@ -8,7 +8,7 @@ import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import duration_pb2, empty_pb2, timestamp_pb2
 from google.protobuf.message import Message
-from ortoscope.v1 import activations_pb2, dissections_pb2
+from ortoscope.v1 import activations_pb2, dissections_pb2, visualization_pb2
 from ortoscope.v1.operations_pb2 import OperationMetadata
 
 from ortoscope_service.api import resources
@@ -30,6 +30,7 @@ _DONE_FILTERS: Mapping[str, bool | None] = {"": None, "done=true": True, "done=f
 _RESULT_TYPES: Mapping[str, type[Message]] = {
     "dissections": dissections_pb2.Dissection,
     "exampleSets": activations_pb2.ExampleSet,
+    "unitSheets": visualization_pb2.UnitSheet,
 }
 _STATES = {
     State.QUEUED: OperationMetadata.STATE_QUEUED,

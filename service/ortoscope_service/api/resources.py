@@ -147,6 +147,11 @@ def parse_example_set(name: str, *, field: str) -> str:
     return _single(name, "exampleSets", _HEX_32, "exampleSets/{example_set}", field)
 
 
+def parse_unit_sheet(name: str, *, field: str) -> str:
+    """Parses `unitSheets/{unit_sheet}` to its id."""
+    return _single(name, "unitSheets", _HEX_32, "unitSheets/{unit_sheet}", field)
+
+
 def blob(digest: str) -> str:
     """`blobs/{sha256}`."""
     return f"blobs/{digest}"
@@ -165,6 +170,11 @@ def dissection(identifier: str) -> str:
 def example_set(identifier: str) -> str:
     """`exampleSets/{example_set}`."""
     return f"exampleSets/{identifier}"
+
+
+def unit_sheet(identifier: str) -> str:
+    """`unitSheets/{unit_sheet}`."""
+    return f"unitSheets/{identifier}"
 
 
 def split_result(name: str) -> tuple[str, str]:

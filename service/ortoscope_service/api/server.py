@@ -31,6 +31,8 @@ from ortoscope.v1 import (
     gradients_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
+    visualization_pb2,
+    visualization_pb2_grpc,
 )
 
 from ortoscope_service.analysis.execution import ExecutionConfig
@@ -48,6 +50,8 @@ from ortoscope_service.api.models import ModelsServicer
 from ortoscope_service.api.open_inference import open_inference_pb2, open_inference_pb2_grpc
 from ortoscope_service.api.open_inference_service import OpenInferenceServicer
 from ortoscope_service.api.operations import OperationsServicer
+from ortoscope_service.api.unit_sheets import unit_sheet_publisher
+from ortoscope_service.api.visualization import VisualizationServicer
 from ortoscope_service.config import ServerConfig, TlsFiles
 from ortoscope_service.datasets.catalog import DatasetCatalog
 from ortoscope_service.errors import Code, OrtoscopeError
@@ -98,6 +102,11 @@ _SERVICERS: tuple[tuple[ServiceDescriptor, Callable[[Any, grpc.Server], None], C
         dissections_pb2.DESCRIPTOR.services_by_name["Dissections"],
         dissections_pb2_grpc.add_DissectionsServicer_to_server,
         DissectionsServicer,
+    ),
+    (
+        visualization_pb2.DESCRIPTOR.services_by_name["Visualization"],
+        visualization_pb2_grpc.add_VisualizationServicer_to_server,
+        VisualizationServicer,
     ),
     (
         operations_pb2.DESCRIPTOR.services_by_name["Operations"],
@@ -236,12 +245,13 @@ class Server:
     def _make_runner(self) -> JobRunner:
         config = self.config
         workers = worker_count(config.jobs, config.execution_provider)
+        cores_left = config.jobs.cluster is None and workers * config.jobs.threads < available_threads()
         environment = Environment(
             store=str(config.store.resolve()),
             models=str(config.models.resolve()),
             datasets=None if config.datasets is None else str(config.datasets.resolve()),
             software=software(),
-            read_ahead=config.jobs.cluster is None and workers * config.jobs.threads < available_threads(),
+            read_ahead=workers if cores_left else 0,
             memory_bytes=worker_memory(config.jobs, workers)
             if config.jobs.cluster is None
             else config.jobs.memory_bytes,
@@ -251,7 +261,11 @@ class Server:
             self._store,
             make_crew(config.jobs, config.execution_provider),
             environment,
-            {"dissect": dissection_publisher(self._store), "find-examples": examples_publisher(self._store)},
+            {
+                "dissect": dissection_publisher(self._store),
+                "find-examples": examples_publisher(self._store),
+                "visualize-units": unit_sheet_publisher(self._store),
+            },
             config.limits.operation_retention_seconds,
             config.jobs.operations,
             self._stop_serving,

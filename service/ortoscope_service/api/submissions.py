@@ -21,6 +21,7 @@ from ortoscope_service.jobs.requests import Request
 from ortoscope_service.jobs.runner import Finished, Publisher
 from ortoscope_service.jobs.store import Store
 from ortoscope_service.jobs.surveys import survey_spec
+from ortoscope_service.models.repository import ModelVersion
 
 MessageType = TypeVar("MessageType", bound=Message)
 
@@ -45,41 +46,77 @@ def submit(
     draft: Any,
     time_limit: float | None,
 ) -> operations_pb2.Operation:
-    """Records an operation over the images of a dataset and queues its work. Its result gets the id of the operation.
+    """Records an operation over the images of a dataset and queues its work.
+
+    Args:
+        components: As for `submit_on_tap`.
+        request: Likewise.
+        verb: Likewise.
+        subject: What it works on.
+        splits: The splits that were asked for.
+        spec: What to compute besides that, as for `submit_on_tap`.
+        draft: As for `submit_on_tap`.
+        time_limit: Likewise.
+
+    Raises:
+        OrtoscopeError: As `submit_on_tap` raises.
+    """
+    execution, dataset = components.job_execution, subject.dataset_name
+    whole = {**survey_spec(subject.version, subject.tap, dataset.dataset, splits, execution), **spec}
+    return submit_on_tap(
+        components, request, verb, subject.version, subject.tap_name, whole, draft, time_limit, dataset=str(dataset)
+    )
+
+
+def submit_on_tap(
+    components: Components,
+    request: Request,
+    verb: str,
+    version: ModelVersion,
+    tap: resources.TapName,
+    spec: Mapping[str, Any],
+    draft: Any,
+    time_limit: float | None,
+    *,
+    dataset: str = "",
+) -> operations_pb2.Operation:
+    """Records an operation on a tap and queues its work. Its result gets the id of the operation.
 
     Args:
         components: Store and runner.
         request: The request, to answer a repetition alike.
         verb: What the operation does.
-        subject: What it works on.
-        splits: The splits that were asked for.
+        version: The model.
+        tap: The tap's resource name in full.
         spec: What to compute, as JSON, for the drivers and tasks of `jobs.kinds`.
         draft: The message of the result, without what is to be computed; its provenance is filled in as far as it is
             known.
         time_limit: Seconds that it may take; None: as long as it takes.
+        dataset: Resource name of the dataset that it reads, if it reads one.
 
     Raises:
         OrtoscopeError: RESOURCE_EXHAUSTED, TOO_MANY_OPERATIONS; INVALID_ARGUMENT, REQUEST_ID_REUSED.
     """
-    store, execution = components.store, components.job_execution
-    preprocessing = subject.version.image_input.preprocessing
+    store = components.store
+    inputs = version.manifest.inputs
+    described = [given.preprocessing.describe() for given in inputs if given.preprocessing is not None]
     computation = Computation(
-        execution,
+        components.job_execution,
         spec_digest="",
-        preprocessing="" if preprocessing is None else preprocessing.describe(),
+        preprocessing=", ".join(described),
         items=0,
         start_time=0.0,
         end_time=0.0,
-        dataset=str(subject.dataset_name),
+        dataset=dataset,
     )
-    draft.provenance.CopyFrom(provenance_message(subject.version, computation))
+    draft.provenance.CopyFrom(provenance_message(version, computation))
     new = NewOperation(
         resources.new_id(),
         verb,
-        str(subject.tap_name),
-        str(subject.dataset_name),
+        str(tap),
+        dataset,
         request,
-        {**survey_spec(subject.version, subject.tap, subject.dataset_name.dataset, splits, execution), **spec},
+        spec,
         draft.SerializeToString(deterministic=True),
         time_limit,
     )

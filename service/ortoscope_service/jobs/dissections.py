@@ -121,6 +121,7 @@ def _survey(context: TaskContext) -> dict[str, Any]:
             maps,
             progress=context.progress,
             cancellation=context.cancellation,
+            series=survey.series(context),
         )
     context.put("survey", found.to_arrays())
     return {}
@@ -153,6 +154,7 @@ def _count(context: TaskContext) -> dict[str, Any]:
             progress=context.progress,
             cancellation=context.cancellation,
             read_ahead=survey.execution.read_ahead,
+            series=survey.series(context),
         )
     context.put("counts", counts.to_arrays())
     return {}

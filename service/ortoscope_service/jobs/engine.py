@@ -72,6 +72,23 @@ class Stage:
     """Time per item beside that of other stages, for the estimate as long as nothing was measured."""
 
 
+@dataclass(frozen=True)
+class Together:
+    """How a worker does several tasks at once, where that is faster. Each is recorded, and found again, for itself."""
+
+    most: int
+    """Most tasks at once. Fewer are taken if there are not enough for all workers: the number must decide nothing."""
+
+    pack: Callable[[Sequence[Task]], Task]
+    """The task that does all of some tasks; of a single one, that one."""
+
+    split: Callable[[Outcome, Sequence[Task]], Sequence[Outcome]]
+    """The outcome of each of them."""
+
+
+_SINGLY = Together(1, lambda tasks: tasks[0], lambda outcome, _: [outcome])
+
+
 class Job:
     """A job under way; what its driver, a function of `jobs.kinds`, works with.
 
@@ -88,6 +105,7 @@ class Job:
     Attributes:
         verb: What it does.
         spec: What to do.
+        software: Versions that decide the bits of a result, by name.
         processors: Kinds of processors that did any of it.
     """
 
@@ -104,6 +122,7 @@ class Job:
     ) -> None:
         self.verb = operation.verb
         self.spec: Mapping[str, Any] = operation.spec
+        self.software = environment.software
         self.processors: set[str] = set()
         self._operation = operation
         self._crew = crew
@@ -145,7 +164,13 @@ class Job:
         return outcome
 
     def map(
-        self, stage: str, tasks: Sequence[Task], *, remember: bool = True, beyond_job: bool = False
+        self,
+        stage: str,
+        tasks: Sequence[Task],
+        *,
+        remember: bool = True,
+        beyond_job: bool = False,
+        together: Together = _SINGLY,
     ) -> list[Outcome]:
         """Does tasks, several at once; those that were done before are not done again.
 
@@ -154,6 +179,7 @@ class Job:
             tasks: The tasks.
             remember: As for `run`.
             beyond_job: As for `run`.
+            together: How a worker does several of them at once; by default it does one.
 
         Returns:
             Their outcomes, in the order of the tasks.
@@ -170,11 +196,22 @@ class Job:
         missing = [index for index, outcome in enumerate(outcomes) if outcome is None]
         self._course.skip(stage, sum(task.items for task in tasks) - sum(tasks[index].items for index in missing))
         self._tell(stage)
-        with contextlib.closing(_Batch(self, stage, tasks, keys)) as batch:
-            for index, outcome in batch.outcomes(missing):
-                self._shards.add(keys[index], "" if beyond_job else self._operation.job, outcome)
-                outcomes[index] = outcome
-                self._course.add(stage, tasks[index].items, outcome.seconds)
+        most = max(1, min(together.most, -(-len(missing) // self._crew.workers())))
+        groups = [missing[start : start + most] for start in range(0, len(missing), most)]
+        packed = [together.pack([tasks[index] for index in group]) for group in groups]
+        packed_keys = [
+            keys[group[0]] if len(group) == 1 else self._key(task, beyond_job=beyond_job)
+            for group, task in zip(groups, packed, strict=True)
+        ]
+        with contextlib.closing(_Batch(self, stage, packed, packed_keys)) as batch:
+            for number, whole in batch.outcomes(range(len(groups))):
+                parts = together.split(whole, [tasks[index] for index in groups[number]])
+                done = dict(zip(groups[number], parts, strict=True))
+                recorded = {keys[index]: outcome for index, outcome in done.items()}
+                self._shards.add_all(recorded, "" if beyond_job else self._operation.job)
+                for index, outcome in done.items():
+                    outcomes[index] = outcome
+                    self._course.add(stage, tasks[index].items, outcome.seconds)
                 self._tell(stage)
         finished = [outcome for outcome in outcomes if outcome is not None]
         self.processors.update(outcome.processor for outcome in finished)

@@ -53,6 +53,7 @@ def _rank(context: TaskContext) -> dict[str, Any]:
         survey.execution,
         progress=context.progress,
         cancellation=context.cancellation,
+        series=survey.series(context),
     )
     context.put("ranking", ranking.to_arrays())
     return {}

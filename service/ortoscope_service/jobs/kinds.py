@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ortoscope_service.jobs import dissections, examples
+from ortoscope_service.jobs import dissections, examples, unit_sheets
 from ortoscope_service.jobs.engine import Job
 from ortoscope_service.jobs.tasks import Outcome, TaskContext
 from ortoscope_service.runtime.sessions import onnxruntime_version
@@ -27,6 +27,7 @@ class JobKind:
 KINDS: Mapping[str, JobKind] = {
     "dissect": JobKind(dissections.drive, dissections.TASKS),
     "find-examples": JobKind(examples.drive, examples.TASKS),
+    "visualize-units": JobKind(unit_sheets.drive, unit_sheets.TASKS),
 }
 """The kinds of jobs, by verb."""
 

@@ -220,6 +220,7 @@ class JobRunner:
                     counted = now
                     if self._operations.expire(self._retention_seconds):
                         self._store.shards.collect()
+                    self._store.visualizations.expire(self._retention_seconds)
             except Exception as error:  # noqa: BLE001 - a full disk today must not keep the house untidy tomorrow
                 if isinstance(error, OrtoscopeError) and error.reason == "STORE_LOST":
                     _LOG.error("the store is gone")

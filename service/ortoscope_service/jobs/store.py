@@ -13,6 +13,7 @@ from ortoscope_service.jobs.artifacts import ArtifactStore, store_lost
 from ortoscope_service.jobs.blobs import BlobStore
 from ortoscope_service.jobs.database import Database, UnknownVersionError
 from ortoscope_service.jobs.failures import as_ortoscope_error, is_disk_full
+from ortoscope_service.jobs.kept_results import KeptResults
 from ortoscope_service.jobs.operations import OperationStore
 from ortoscope_service.jobs.records import RecordStore
 from ortoscope_service.jobs.requests import RequestLog
@@ -48,6 +49,7 @@ class Store:
             self.requests = RequestLog(self._database)
             self.operations = OperationStore(self._database, max_pending_operations)
             self.records = RecordStore(self._database, self.blobs)
+            self.visualizations = KeptResults(self._database, self.records, self.blobs, "visualizations")
             self.shards = ShardLog(self._database, self.artifacts)
         except BaseException:
             self._lock.release()

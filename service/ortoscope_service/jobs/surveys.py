@@ -1,4 +1,4 @@
-"""What all jobs over the images of a dataset have in common: their spec, their first and their last tasks."""
+"""What jobs have in common: all that run a part of a model, and those that do so over the images of a dataset."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ortoscope_service.analysis.execution import ExecutionConfig, admitted
+from ortoscope_service.analysis.reading import Series
 from ortoscope_service.analysis.shards import shard_positions, shards_of
 from ortoscope_service.datasets.dataset import Dataset
 from ortoscope_service.errors import Code, OrtoscopeError
@@ -27,6 +28,23 @@ PARITY = "parity"
 """Folder of the store in which the parity gate keeps its verdicts."""
 
 
+def tap_spec(version: ModelVersion, tap: Tap, execution: ExecutionConfig) -> dict[str, Any]:
+    """The part of a job's spec that says which part of which model is run, and how.
+
+    Args:
+        version: The model.
+        tap: Where to look.
+        execution: How the model shall be run, threads resolved.
+    """
+    return {
+        "model": version.model,
+        "version": version.version,
+        "model_digest": version.manifest.digest,
+        "tap": tap.tensor,
+        "execution": execution_spec(execution),
+    }
+
+
 def survey_spec(
     version: ModelVersion, tap: Tap, dataset: str, splits: Sequence[str], execution: ExecutionConfig
 ) -> dict[str, Any]:
@@ -39,15 +57,7 @@ def survey_spec(
         splits: The splits that the images are chosen by; all if empty.
         execution: How the model shall be run, threads resolved.
     """
-    return {
-        "model": version.model,
-        "version": version.version,
-        "model_digest": version.manifest.digest,
-        "tap": tap.tensor,
-        "dataset": dataset,
-        "splits": list(splits),
-        "execution": execution_spec(execution),
-    }
+    return {**tap_spec(version, tap, execution), "dataset": dataset, "splits": list(splits)}
 
 
 @dataclass(frozen=True)
@@ -175,28 +185,65 @@ class Survey:
 
     def shard(self, context: TaskContext) -> NDArray[np.int64]:
         """(n,) int64, indices of the images of the task's shard."""
-        arguments = context.arguments
-        return self.indices[shard_positions(arguments["images"], arguments["shards"], arguments["shard"])]
+        return self._shard(context, context.arguments["shard"])
+
+    def series(self, context: TaskContext) -> Series | None:
+        """What the worker is likely to be given next; None if it shall not guess."""
+        if not self.execution.read_ahead:
+            return None
+        following = context.arguments["shard"] + context.environment.read_ahead
+        known = following < context.arguments["shards"]
+        return Series(context.operation, self._shard(context, following) if known else self.indices[:0])
+
+    def _shard(self, context: TaskContext, shard: int) -> NDArray[np.int64]:
+        return self.indices[shard_positions(context.arguments["images"], context.arguments["shards"], shard)]
 
 
-def open_survey(context: TaskContext) -> Survey:
-    """What a task's spec names.
+@dataclass(frozen=True)
+class OpenedTap:
+    """A part of a model, as a worker sees it."""
+
+    version: ModelVersion
+    """The model."""
+
+    tap: Tap
+    """Where to look."""
+
+    execution: ExecutionConfig
+    """How the model is run."""
+
+
+def open_tap(context: TaskContext) -> OpenedTap:
+    """The part of a model that a task's spec names.
 
     Raises:
-        OrtoscopeError: NOT_FOUND; FAILED_PRECONDITION: MODEL_CHANGED, DATASET_CHANGED, PROVIDERS_DISAGREE,
-            DATASET_UNREADABLE.
+        OrtoscopeError: NOT_FOUND; FAILED_PRECONDITION, MODEL_CHANGED.
     """
     spec = context.spec
     version = context.models.get(spec["model"], spec["version"])
     if version.manifest.digest != spec["model_digest"]:
         raise _changed("MODEL_CHANGED", f"models/{spec['model']}/versions/{spec['version']}")
     tap = next(tap for tap in version.manifest.taps if tap.tensor == spec["tap"])
-    dataset = context.datasets.get(spec["dataset"])
-    indices = _selected(dataset, tuple(spec["splits"]))
     environment = context.environment
     execution = execution_from_spec(
-        context.arguments.get("execution", spec["execution"]), Path(environment.store) / PARITY, environment.read_ahead
+        context.arguments.get("execution", spec["execution"]),
+        Path(environment.store) / PARITY,
+        environment.read_ahead > 0,
     )
+    return OpenedTap(version, tap, execution)
+
+
+def open_survey(context: TaskContext) -> Survey:
+    """What a task's spec names.
+
+    Raises:
+        OrtoscopeError: As `open_tap` raises; NOT_FOUND; FAILED_PRECONDITION: DATASET_CHANGED, PROVIDERS_DISAGREE,
+            DATASET_UNREADABLE.
+    """
+    spec, opened = context.spec, open_tap(context)
+    version, tap, execution = opened.version, opened.tap, opened.execution
+    dataset = context.datasets.get(spec["dataset"])
+    indices = _selected(dataset, tuple(spec["splits"]))
     if context.arguments.get("images", len(indices)) != len(indices):
         raise _changed("DATASET_CHANGED", f"datasets/{spec['dataset']}")
     if "shard" in context.arguments:

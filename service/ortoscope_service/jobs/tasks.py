@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +38,9 @@ PERMITS = "permits"
 """Folders of the store that workers use."""
 
 
+_KEEPERS = {"ortoscope_service.analysis.execution", "ortoscope_service.analysis.visualization.program"}
+"""Modules that keep sessions, once they were imported."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -56,8 +60,9 @@ class Environment:
     software: Mapping[str, str]
     """Versions that decide the bits of a result, by name. A worker that has others refuses to work."""
 
-    read_ahead: bool = True
-    """Whether workers read and decode in a thread beside the model: there are more cores than workers."""
+    read_ahead: int = 0
+    """If there are more cores than workers, so that each reads and decodes beside the model: how many shards on the one
+    is that it will likely work on next, which is the number of workers. Otherwise 0."""
 
     memory_bytes: int = 0
     """Most memory that a worker may hold; 0: no limit."""
@@ -119,6 +124,7 @@ class TaskContext:
     """What a task is given, and where it leaves what it makes.
 
     Attributes:
+        operation: The operation whose job it is.
         spec: The spec of the job.
         arguments: The arguments of the task.
         inputs: Digests of the artifacts that it reads, by role.
@@ -136,6 +142,7 @@ class TaskContext:
         cancellation: Cancellation,
         alive: Callable[[], None],
     ) -> None:
+        self.operation: str = request["operation"]
         self.spec: Mapping[str, Any] = request["spec"]
         self.arguments: Mapping[str, Any] = request["task"]["arguments"]
         self.inputs: Mapping[str, str] = request["task"]["inputs"]
@@ -294,11 +301,10 @@ class _Rest:
             timer.start()
 
     def _rest(self, tasks: int) -> None:
-        from ortoscope_service.analysis.execution import release_sessions  # noqa: PLC0415 - as in `_run`
-
         with self._lock:
             if not self._running and tasks == self._tasks:
-                release_sessions()
+                for name in _KEEPERS & sys.modules.keys():
+                    sys.modules[name].release_sessions()
                 give_back()
 
 

@@ -201,19 +201,27 @@ class HostProcess:
     def _read(self) -> None:
         """Hands out answers until the host ends."""
         try:
-            while (message := self._channel.receive()) is not None:
-                if message.body.get("ready"):
-                    self._ready.set()
-                    continue
-                with self._lock:
-                    call = self._calls.pop(message.body["id"], None)
-                if call is not None:
-                    call.answer = message
-                    call.end()
+            while self._hear():
+                pass
         except (ChannelError, KeyError, TypeError, AttributeError):
             _log.exception("the session host sent what is no answer; it is ended")
             self._process.kill()
         self._finish()
+
+    def _hear(self) -> bool:
+        """Hands out an answer, of which nothing is kept here: it may be large. False when the host ended."""
+        message = self._channel.receive()
+        if message is None:
+            return False
+        if message.body.get("ready"):
+            self._ready.set()
+            return True
+        with self._lock:
+            call = self._calls.pop(message.body["id"], None)
+        if call is not None:
+            call.answer = message
+            call.end()
+        return True
 
     def _finish(self) -> None:
         """Ends the process, if it does not itself, and tells all who wait."""

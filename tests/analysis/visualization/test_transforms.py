@@ -33,6 +33,7 @@ from ortoscope_service.analysis.visualization.transforms import (
     Rotate,
     Scale,
     Step,
+    Tiles,
     Transforms,
 )
 from ortoscope_service.analysis.visualization.turning import move_back
@@ -97,6 +98,61 @@ def once(image: Array, *steps: Step, view: tuple[int, int] | None = None, **opti
 def test_padding_with_a_constant_surrounds_the_picture_with_it() -> None:
     padded = once(np.ones((2, 2)), Pad(1))
     np.testing.assert_array_equal(padded, np.pad(np.ones((2, 2)), 1, constant_values=0.5))
+
+
+def test_padding_with_a_colour_of_chance_surrounds_each_view_with_its_own() -> None:
+    transforms = Transforms(Chain((Pad(2),), views=2, fill="uniform"), (4, 6))
+    picture = np.random.default_rng(1).random((3, 3, 4, 6)).astype(np.float32)
+    shown = seen(transforms, picture)
+    np.testing.assert_array_equal(shown[:, :, 2:-2, 2:-2], np.repeat(picture, 2, axis=0))
+    outside = np.ones((8, 10), np.bool_)
+    outside[2:-2, 2:-2] = False
+    colours = shown[:, :, 0, 0]
+    np.testing.assert_array_equal(shown[:, :, outside], np.broadcast_to(colours[..., None], (6, 3, outside.sum())))
+    assert len(np.unique(colours)) == 18
+    assert 0 <= colours.min() < 0.3
+    assert 0.7 < colours.max() <= 1
+
+
+def test_a_colour_of_chance_fills_what_a_moved_picture_leaves_open() -> None:
+    chain = Chain((Pad(6), Jitter(6), Scale((0.7, 1.1)), Rotate((-30.0, 12.0))), fill="uniform")
+    transforms = Transforms(chain, (12, 16))
+    feeds = transforms.feeds(generators(4), 0.0, 1)
+    white, black = (seen(transforms, np.full((4, 1, 12, 16), colour), feeds) for colour in (1.0, 0.0))
+    covered = white - black
+    assert (covered == 0).any()
+    assert covered.max() <= 1 + 1e-6
+    for item in range(4):
+        colour = black[item][covered[item] == 0][0]
+        np.testing.assert_allclose(black[item], (1 - covered[item]) * colour, atol=1e-6)
+
+
+def test_tiles_are_the_picture_rolled_and_cut_up() -> None:
+    picture = np.arange(48.0, dtype=np.float32).reshape(8, 6)
+    transforms = Transforms(Chain((Tiles(4),), views=4, edge="wrap"), (8, 6))
+    rolls = set()
+    for seed in range(20):
+        shown = seen(transforms, picture[None, None], seed=seed)[:, 0]
+        top, left = divmod(int(shown[0, 0, 0]), 6)
+        rolls.add((top, left))
+        rolled = np.roll(picture, (-top, -left), (0, 1))
+        wide = np.concatenate([rolled, rolled], axis=1)
+        expected = [wide[row : row + 4, column : column + 4] for row in (0, 4) for column in (0, 3)]
+        np.testing.assert_array_equal(shown, expected)
+    assert len(rolls) > 10
+
+
+def test_tiles_must_come_first_and_be_as_many_as_views() -> None:
+    for chain, field in (
+        (Chain((Tiles(4),), views=3, edge="wrap"), "transforms.views"),
+        (Chain((Tiles(4),), views=4), "transforms.edge"),
+        (Chain((Tiles(9),), views=1, edge="wrap"), "transforms.steps[0]"),
+        (Chain((Tiles(0),), views=1, edge="wrap"), "transforms.steps[0]"),
+        (Chain((Pad(0), Tiles(4)), views=4, edge="wrap"), "transforms.steps[1]"),
+    ):
+        with pytest.raises(OrtoscopeError) as caught:
+            chain.check((8, 6))
+        assert (caught.value.reason, caught.value.field) == ("INVALID_TRANSFORM", field)
 
 
 def test_padding_by_reflection_repeats_the_picture_without_its_edge() -> None:
@@ -179,8 +235,8 @@ def test_a_turn_shows_no_pixel_twice_and_moves_each_back(view: tuple[int, int]) 
         assert len(set(moved.taken.tolist())) == view[0] * view[1]
         assert moved.taken.min() >= 0
         assert moved.taken.max() < canvas[0] * canvas[1]
-        assert moved.covered.sum() == view[0] * view[1]
         np.testing.assert_array_equal(moved.returned[moved.taken], np.arange(view[0] * view[1]))
+        assert (moved.returned == view[0] * view[1]).sum() == canvas[0] * canvas[1] - view[0] * view[1]
 
 
 def test_a_turn_by_nothing_shows_the_centre_of_the_canvas() -> None:

@@ -27,7 +27,10 @@ from ortoscope.cli.gradients import attribute, gradient
 from ortoscope.cli.operations import operations_app
 from ortoscope.cli.results import check_output, finish
 from ortoscope.cli.session import FAILED, JsonOption, Options, TargetOption, session
+from ortoscope.cli.tabular import optimal_input
+from ortoscope.cli.text import text
 from ortoscope.cli.thresholds import read_thresholds
+from ortoscope.cli.visualize import patch_test, presets, visualize
 from ortoscope.datasets import DatasetTable
 from ortoscope.dissections import Dissection
 from ortoscope.examples import ExampleSet, Rank
@@ -70,6 +73,7 @@ def root(
     ortoscope activate efficientnet-lite0 cat.jpg --tap blocks.10
     ortoscope gradient efficientnet-lite0 cat.jpg --class 281 -o saliency.png
     ortoscope dissect efficientnet-lite0 --tap blocks.10 --dataset broden -o out
+    ortoscope visualize efficientnet-lite0 --tap blocks.10 --unit 3 -o unit3.png
 
     --target and --json may stand before or after the command.
 
@@ -191,6 +195,11 @@ def activate(
 
 app.command()(gradient)
 app.command()(attribute)
+app.command()(visualize)
+app.command()(presets)
+app.command("test-patch")(patch_test)
+app.command()(text)
+app.command("optimal-input")(optimal_input)
 
 
 @app.command()

@@ -1,8 +1,9 @@
 """Long commands: start, wait with progress, write the report, say what was found."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import typer
 
@@ -18,20 +19,35 @@ from ortoscope.files import check_result_folder
 from ortoscope.operations import Operation
 from ortoscope.patience import GIVE_UP_AFTER, Patience
 from ortoscope.resource_names import short_tap
+from ortoscope.unit_sheets import FILES as SHEET_FILES
+from ortoscope.unit_sheets import KIND as SHEET_KIND
+from ortoscope.unit_sheets import UnitSheet
 
 _BEST_SHOWN = 5
 
+Result: TypeAlias = Dissection | ExampleSet | UnitSheet
+"""What an operation makes."""
 
-_RESULT_OF: dict[str, type[Dissection | ExampleSet]] = {"dissect": Dissection, "find-examples": ExampleSet}
+_RESULT_OF: dict[str, type[Result]] = {
+    "dissect": Dissection,
+    "find-examples": ExampleSet,
+    "visualize-units": UnitSheet,
+}
 """What operations make, by their verb."""
 
+_FOLDERS: dict[type[Result], tuple[str, Sequence[str]]] = {
+    Dissection: (DISSECTION_KIND, DISSECTION_FILES),
+    ExampleSet: (EXAMPLES_KIND, EXAMPLES_FILES),
+    UnitSheet: (SHEET_KIND, SHEET_FILES),
+}
+"""What `provenance.json` says of the folder of a result, and the files in it."""
 
-def check_output(folder: Path | None, kind: type[Dissection | ExampleSet] | None) -> None:
+
+def check_output(folder: Path | None, kind: type[Result] | None) -> None:
     """Refuses a folder that must not be written to, before any work is done; `kind` None: what comes is not known."""
-    if folder is not None and kind is Dissection:
-        check_result_folder(folder, DISSECTION_KIND, DISSECTION_FILES)
-    elif folder is not None and kind is ExampleSet:
-        check_result_folder(folder, EXAMPLES_KIND, EXAMPLES_FILES)
+    if folder is not None and kind is not None:
+        name, files = _FOLDERS[kind]
+        check_result_folder(folder, name, files)
 
 
 def finish(
@@ -42,6 +58,7 @@ def finish(
     wait: bool,
     own: bool,
     give_up_after: float = GIVE_UP_AFTER,
+    examples: ExampleSet | None = None,
 ) -> None:
     """Waits for an operation and writes its result, or prints its name.
 
@@ -52,6 +69,7 @@ def finish(
         wait: Whether to wait at all.
         own: Whether this command started it: an interrupt then cancels it, otherwise it goes on.
         give_up_after: Seconds for which a server that does not answer is asked again.
+        examples: What the page of a unit sheet shows beside the pictures.
     """
     output = session.output
     if not wait:
@@ -67,7 +85,7 @@ def finish(
     try:
         result = operation.result(progress=True, give_up_after=give_up_after)
     except KeyboardInterrupt:
-        _interrupted(output, operation, own=own)
+        interrupted(output, operation, own=own)
         raise typer.Exit(INTERRUPTED) from None
     except Unavailable:
         output.note(_going_on(operation))
@@ -75,7 +93,10 @@ def finish(
     try:
         if folder is not None:
             patience = Patience(session.scope.target, give_up_after)
-            patience.ask(partial(result.save, folder, progress=True), output.outage)
+            save = partial(result.save, folder, progress=True)
+            if isinstance(result, UnitSheet):
+                save = partial(result.save, folder, examples=examples, progress=True)
+            page = patience.ask(save, output.outage)
     except KeyboardInterrupt:
         output.note(f"The result is kept: ortoscope operations wait {operation.name} -o {folder}")
         raise
@@ -83,15 +104,18 @@ def finish(
         output.json(result.proto)
     elif isinstance(result, Dissection):
         _sum_up_dissection(output, result)
+    elif isinstance(result, UnitSheet):
+        _sum_up_sheet(output, result)
     else:
         _sum_up_examples(output, result)
     if folder is not None:
-        output.text(f"Report: {folder / 'index.html'}")
+        output.text(f"Report: {page}")
     else:
         output.text(f"Write the report with: ortoscope operations wait {operation.name} -o DIR")
 
 
-def _interrupted(output: Output, operation: Operation[Any], *, own: bool) -> None:
+def interrupted(output: Output, operation: Operation[Any], *, own: bool) -> None:
+    """Says what becomes of an operation after an interrupt; one that this command started is cancelled."""
     message = _going_on(operation)
     if own:
         try:
@@ -126,6 +150,17 @@ def _sum_up_dissection(output: Output, dissection: Dissection) -> None:
             f"it can have no label; {advice}."
         )
     output.table(dissection.labels("iou")[:_BEST_SHOWN])
+
+
+def _sum_up_sheet(output: Output, sheet: UnitSheet) -> None:
+    proto = sheet.proto
+    output.text(
+        f"{len(proto.spec.units)} units of {sheet.tap} of {sheet.model}, {proto.width} x {proto.height} pixels each, "
+        f"preset {proto.spec.recipe.preset}."
+    )
+    if proto.dead_units:
+        units = "unit has" if proto.dead_units == 1 else "units have"
+        output.text(f"{proto.dead_units} {units} no gradient at all: nothing that was shown moves them.")
 
 
 def _sum_up_examples(output: Output, examples: ExampleSet) -> None:

@@ -55,7 +55,11 @@ _NEXT_STEPS = {
     "TAP_NOT_A_MAP": "`ortoscope taps MODEL` shows the shape of every tap.",
     "UNKNOWN_DATASET": "`ortoscope datasets` lists them.",
     "UNKNOWN_MODEL": "`ortoscope models` lists them.",
+    "SPEC_MISSING": "Only a PNG that a server made can be made again: what -o wrote, not what another program saved.",
+    "START_MISSING": "Give a picture with --start.",
     "UNKNOWN_OPERATION": "`ortoscope operations list` lists them.",
+    "UNKNOWN_PRESET": "`ortoscope presets` lists them.",
+    "UNKNOWN_SETTING": "`ortoscope presets NAME` shows every setting of a preset.",
     "UNKNOWN_TAP": "`ortoscope taps MODEL --find TEXT` looks in all names of all taps.",
     "UNKNOWN_VERSION": "`ortoscope models` tells the newest version.",
 }

@@ -36,7 +36,7 @@ def dissection_sources(
     shown = {int(index) for index in top_images.image.ravel() if index >= 0}
     indices = top_images.image.T.ravel().tolist()  # every unit's first image comes before any unit's second
     return Sources(
-        tap=_tap(rpcs, spec.tap),
+        tap=tap_of(rpcs, spec.tap),
         # Labels lie on the whole image, and the masks were compared with them: nothing is cropped here.
         pictures=fetch_thumbnails(rpcs, spec.dataset, indices, None, show),
         paths=_paths(rpcs, spec.dataset, shown),
@@ -53,13 +53,14 @@ def example_sources(
     ends += [[example.index for example in unit.least] for unit in units]
     indices = [index for index in chain.from_iterable(zip_longest(*ends)) if index is not None]
     return Sources(
-        tap=_tap(rpcs, spec.tap),
+        tap=tap_of(rpcs, spec.tap),
         pictures=fetch_thumbnails(rpcs, spec.dataset, indices, _preprocessing(rpcs, spec.tap), show),
         paths={example.index: example.path for unit in units for example in (*unit.most, *unit.least)},
     )
 
 
-def _tap(rpcs: Rpcs, name: str) -> models_pb2.Tap:
+def tap_of(rpcs: Rpcs, name: str) -> models_pb2.Tap:
+    """A tap by its resource name; what its name tells, if the model is gone."""
     try:
         return rpcs.get_tap(models_pb2.GetTapRequest(name=name))
     except (NotFound, FailedPrecondition):

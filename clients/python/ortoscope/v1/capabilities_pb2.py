@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fortoscope/v1/capabilities.proto\x12\x0cortoscope.v1\"\x18\n\x16GetCapabilitiesRequest\"\xa0\x01\n\x12ServerCapabilities\x12\x19\n\x11ortoscope_version\x18\x01 \x01(\t\x12\x1b\n\x13onnxruntime_version\x18\x02 \x01(\t\x12\x1b\n\x13\x65xecution_providers\x18\x03 \x03(\t\x12\x0f\n\x07threads\x18\x04 \x01(\x05\x12$\n\x06limits\x18\x05 \x01(\x0b\x32\x14.ortoscope.v1.Limits\"\xce\x02\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x1d\n\x15max_items_per_request\x18\x02 \x01(\x05\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x03\x12\x17\n\x0fmax_image_bytes\x18\x04 \x01(\x03\x12\x15\n\rmax_page_size\x18\x05 \x01(\x05\x12\x16\n\x0emax_blob_bytes\x18\x06 \x01(\x03\x12\x1b\n\x13max_concurrent_rpcs\x18\x07 \x01(\x05\x12 \n\x18\x64\x65\x66\x61ult_deadline_seconds\x18\x08 \x01(\x05\x12\x1e\n\x16max_pending_operations\x18\t \x01(\x05\x12$\n\x1cmax_attributions_per_request\x18\n \x01(\x05\x12#\n\x1boperation_retention_seconds\x18\x0b \x01(\x03\x32i\n\x0c\x43\x61pabilities\x12Y\n\x0fGetCapabilities\x12$.ortoscope.v1.GetCapabilitiesRequest\x1a .ortoscope.v1.ServerCapabilitiesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fortoscope/v1/capabilities.proto\x12\x0cortoscope.v1\"\x18\n\x16GetCapabilitiesRequest\"\xa0\x01\n\x12ServerCapabilities\x12\x19\n\x11ortoscope_version\x18\x01 \x01(\t\x12\x1b\n\x13onnxruntime_version\x18\x02 \x01(\t\x12\x1b\n\x13\x65xecution_providers\x18\x03 \x03(\t\x12\x0f\n\x07threads\x18\x04 \x01(\x05\x12$\n\x06limits\x18\x05 \x01(\x0b\x32\x14.ortoscope.v1.Limits\"\xfe\x03\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x1d\n\x15max_items_per_request\x18\x02 \x01(\x05\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x03\x12\x17\n\x0fmax_image_bytes\x18\x04 \x01(\x03\x12\x15\n\rmax_page_size\x18\x05 \x01(\x05\x12\x16\n\x0emax_blob_bytes\x18\x06 \x01(\x03\x12\x1b\n\x13max_concurrent_rpcs\x18\x07 \x01(\x05\x12 \n\x18\x64\x65\x66\x61ult_deadline_seconds\x18\x08 \x01(\x05\x12\x1e\n\x16max_pending_operations\x18\t \x01(\x05\x12$\n\x1cmax_attributions_per_request\x18\n \x01(\x05\x12#\n\x1boperation_retention_seconds\x18\x0b \x01(\x03\x12\x1f\n\x17max_visualization_items\x18\x0c \x01(\x05\x12 \n\x18max_visualization_pixels\x18\r \x01(\x03\x12\x1f\n\x17max_visualization_steps\x18\x0e \x01(\x05\x12\"\n\x1amax_waiting_visualizations\x18\x0f \x01(\x05\x12&\n\x1evisualization_deadline_seconds\x18\x10 \x01(\x05\x32i\n\x0c\x43\x61pabilities\x12Y\n\x0fGetCapabilities\x12$.ortoscope.v1.GetCapabilitiesRequest\x1a .ortoscope.v1.ServerCapabilitiesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVERCAPABILITIES']._serialized_start=76
   _globals['_SERVERCAPABILITIES']._serialized_end=236
   _globals['_LIMITS']._serialized_start=239
-  _globals['_LIMITS']._serialized_end=573
-  _globals['_CAPABILITIES']._serialized_start=575
-  _globals['_CAPABILITIES']._serialized_end=680
+  _globals['_LIMITS']._serialized_end=749
+  _globals['_CAPABILITIES']._serialized_start=751
+  _globals['_CAPABILITIES']._serialized_end=856
 # @@protoc_insertion_point(module_scope)

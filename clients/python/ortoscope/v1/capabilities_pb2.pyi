@@ -25,7 +25,7 @@ class ServerCapabilities(_message.Message):
     def __init__(self, ortoscope_version: _Optional[str] = ..., onnxruntime_version: _Optional[str] = ..., execution_providers: _Optional[_Iterable[str]] = ..., threads: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_items_per_request", "max_image_pixels", "max_image_bytes", "max_page_size", "max_blob_bytes", "max_concurrent_rpcs", "default_deadline_seconds", "max_pending_operations", "max_attributions_per_request", "operation_retention_seconds")
+    __slots__ = ("max_message_bytes", "max_items_per_request", "max_image_pixels", "max_image_bytes", "max_page_size", "max_blob_bytes", "max_concurrent_rpcs", "default_deadline_seconds", "max_pending_operations", "max_attributions_per_request", "operation_retention_seconds", "max_visualization_items", "max_visualization_pixels", "max_visualization_steps", "max_waiting_visualizations", "visualization_deadline_seconds")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_ITEMS_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,11 @@ class Limits(_message.Message):
     MAX_PENDING_OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTRIBUTIONS_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
     OPERATION_RETENTION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_VISUALIZATION_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    MAX_VISUALIZATION_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_VISUALIZATION_STEPS_FIELD_NUMBER: _ClassVar[int]
+    MAX_WAITING_VISUALIZATIONS_FIELD_NUMBER: _ClassVar[int]
+    VISUALIZATION_DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_items_per_request: int
     max_image_pixels: int
@@ -48,4 +53,9 @@ class Limits(_message.Message):
     max_pending_operations: int
     max_attributions_per_request: int
     operation_retention_seconds: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_items_per_request: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_page_size: _Optional[int] = ..., max_blob_bytes: _Optional[int] = ..., max_concurrent_rpcs: _Optional[int] = ..., default_deadline_seconds: _Optional[int] = ..., max_pending_operations: _Optional[int] = ..., max_attributions_per_request: _Optional[int] = ..., operation_retention_seconds: _Optional[int] = ...) -> None: ...
+    max_visualization_items: int
+    max_visualization_pixels: int
+    max_visualization_steps: int
+    max_waiting_visualizations: int
+    visualization_deadline_seconds: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_items_per_request: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_page_size: _Optional[int] = ..., max_blob_bytes: _Optional[int] = ..., max_concurrent_rpcs: _Optional[int] = ..., default_deadline_seconds: _Optional[int] = ..., max_pending_operations: _Optional[int] = ..., max_attributions_per_request: _Optional[int] = ..., operation_retention_seconds: _Optional[int] = ..., max_visualization_items: _Optional[int] = ..., max_visualization_pixels: _Optional[int] = ..., max_visualization_steps: _Optional[int] = ..., max_waiting_visualizations: _Optional[int] = ..., visualization_deadline_seconds: _Optional[int] = ...) -> None: ...

@@ -14,7 +14,8 @@ from ortoscope_service.analysis.dissection.spool import MapsSource, read_maps
 from ortoscope_service.analysis.dissection.survey import ShardSurvey
 from ortoscope_service.analysis.dissection.tally import Tally
 from ortoscope_service.analysis.dissection.thresholds import Thresholds
-from ortoscope_service.analysis.execution import Progress, Timings, loaded
+from ortoscope_service.analysis.execution import Progress, Timings
+from ortoscope_service.analysis.reading import READER, Series
 from ortoscope_service.datasets.dataset import ImageLabels, LabelledDataset
 from ortoscope_service.runtime.cancellation import Cancellation
 
@@ -104,6 +105,7 @@ def count_shard(
     cancellation: Cancellation,
     timings: Timings | None = None,
     read_ahead: bool = True,
+    series: Series | None = None,
 ) -> ShardCounts:
     """Counts the pixels of the images of a shard.
 
@@ -117,6 +119,7 @@ def count_shard(
         cancellation: Stops the work.
         timings: Receives where the time went.
         read_ahead: Whether the next labels are read in a thread of its own meanwhile.
+        series: What this process will likely be asked for next.
 
     Raises:
         OrtoscopeError: CANCELLED; a damaged label plane.
@@ -132,9 +135,9 @@ def count_shard(
         return labels
 
     maps = read_maps(maps_file, survey, thresholds.value)
-    batches = [indices[start : start + _LABELS] for start in range(0, len(indices), _LABELS)]
-    with contextlib.closing(loaded(batches, load, ahead=read_ahead)) as read:
-        labels = itertools.chain.from_iterable(read)
+    reading = READER.read(("labels", dataset), indices, _LABELS, load, ahead=read_ahead, series=series)
+    with contextlib.closing(reading):
+        labels = itertools.chain.from_iterable(batch for _, batch in reading)
         for done, (index, image_labels, (units, image_maps)) in enumerate(zip(indices, labels, maps, strict=True), 1):
             cancellation.raise_if_cancelled()
             began = time.perf_counter()

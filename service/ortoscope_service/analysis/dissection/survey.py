@@ -17,6 +17,7 @@ from ortoscope_service.analysis.execution import (
     not_finite,
     stream_maps,
 )
+from ortoscope_service.analysis.reading import Series
 from ortoscope_service.datasets.dataset import LabelledDataset
 from ortoscope_service.errors import Code, OrtoscopeError, invalid
 from ortoscope_service.graph.taps import Tap
@@ -117,6 +118,7 @@ def survey_shard(
     *,
     progress: Progress,
     cancellation: Cancellation,
+    series: Series | None = None,
 ) -> ShardSurvey:
     """Runs the trunk over the images of a shard.
 
@@ -134,6 +136,7 @@ def survey_shard(
         maps_file: Receives, raw and in order, the (rows, columns) float32 maps that may rise above the threshold.
         progress: Told after every batch.
         cancellation: Stops the work.
+        series: What this process will likely be asked for next.
 
     Raises:
         OrtoscopeError: TAP_NOT_A_MAP, IMAGE_CROPPED, THRESHOLD_COUNT, THRESHOLDS_TOO_LARGE, ACTIVATION_NOT_FINITE,
@@ -145,7 +148,10 @@ def survey_shard(
     surveyor: Surveyor | None = None
     done = 0
     progress("activating", done, len(indices))
-    for batch in stream_maps(version, tap, dataset, indices, execution, cancellation, timings, whole_images=True):
+    batches = stream_maps(
+        version, tap, dataset, indices, execution, cancellation, timings, whole_images=True, series=series
+    )
+    for batch in batches:
         began = time.perf_counter()
         surveyor = surveyor or Surveyor(batch, len(indices), total_images, spec, bound)
         try:

@@ -1,6 +1,6 @@
 """Where a computation became infinite or not a number, by the name of the node."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,10 @@ from numpy.typing import NDArray
 
 from ortoscope_service.analysis.visualization.program import OBJECTIVE, Program
 from ortoscope_service.errors import Code, OrtoscopeError
-from ortoscope_service.graph.backward import COTANGENT, build_backward, gradient_name
+from ortoscope_service.graph.backward import build_backward, gradient_name
 from ortoscope_service.graph.backward.walker import FLOATING, active_values
-from ortoscope_service.graph.loading import serialize
-from ortoscope_service.runtime.sessions import Session, SessionConfig
 
 Array = NDArray[Any]
-
-_REFERENCE = SessionConfig(optimization_level="disabled")
 
 
 @dataclass(frozen=True)
@@ -51,24 +47,24 @@ def find_culprit(
     Returns:
         The node; None if everything is finite when it is computed again without optimizations.
     """
-    forward = program.forward(program.transforms, picture=False)
+    forward = program.forward(program.graph_transforms, picture=False)
     graph = forward.graph
     objective = graph.outputs[0]
     candidates = [(node, output) for node in graph for output in node.outputs if output.dtype in FLOATING]
     graph.outputs[:] = [objective, *(output for _, output in candidates if output is not objective)]
-    values = _run(serialize(forward), {**feeds, **parameters})
+    names = [output.name or "" for _, output in candidates]
+    broken = _broken(program, "forward", forward, batch, feeds, parameters, names)
     for node, output in candidates:
-        if not np.isfinite(values[output.name or ""]).all():
+        if output.name in broken:
             return _culprit(node, backward=False)
     graph.outputs[:] = [objective]
     sources = [value for value in graph.inputs if value.name in parameters]
     active = active_values(list(graph), sources)
     names = [output.name or "" for _, output in candidates if output in active and output is not objective]
     gradients = build_backward(forward, OBJECTIVE, with_respect_to=[*(s.name or "" for s in sources), *names])
-    found = _run(serialize(gradients), {**feeds, **parameters, COTANGENT: np.ones(batch, np.float32)})
+    broken = _broken(program, "backward", gradients, batch, feeds, parameters, [gradient_name(name) for name in names])
     for node, output in reversed(candidates):
-        gradient = found.get(gradient_name(output.name or ""))
-        if gradient is not None and not np.isfinite(gradient).all():
+        if gradient_name(output.name or "") in broken:
             # Its result's gradient comes from the nodes that use it.
             users = [use.node for use in output.uses()]
             return _culprit(users[0] if users else node, backward=True)
@@ -96,9 +92,24 @@ def not_finite(step: int, item: int, culprit: Culprit | None) -> OrtoscopeError:
     )
 
 
-def _run(graph: bytes, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-    session = Session(graph, _REFERENCE)
-    return session.run({info.name: feeds[info.name] for info in session.inputs})
+def _broken(
+    program: Program,
+    which: str,
+    graph: ir.Model,
+    batch: int,
+    feeds: Mapping[str, Array],
+    parameters: Mapping[str, Array],
+    names: Sequence[str],
+) -> set[str]:
+    """Those outputs of a graph that are infinite or not a number somewhere."""
+    # All results are outputs, so that no optimization can leave one out.
+    session = program.open_graph(("diagnosis", which), lambda: graph)
+    inputs = [info.name for info in session.inputs]
+    broken: set[str] = set()
+    for _, given in program.step_runs(inputs, batch, feeds, dict(parameters)):
+        found = session.run(given)
+        broken.update(name for name in names if not np.isfinite(found[name]).all())
+    return broken
 
 
 def _culprit(node: ir.Node, *, backward: bool) -> Culprit:

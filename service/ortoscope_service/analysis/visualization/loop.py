@@ -303,7 +303,7 @@ class _Loop:
             parameters = {name: np.array(tensor, np.float32) for name, tensor in self.start.items()}
         else:
             parameters = program.parameterization.initial([first for first, _ in generators], batch)
-        with self.recipe.optimizer.start(parameters) as state:
+        with self.recipe.optimizer.start(parameters, program.parameterization.bounds) as state:
             run = _Run(self, number, state, [second for _, second in generators], deadline)
             with ThreadPoolExecutor(max_workers=1, thread_name_prefix="draws") as drawer:
                 run.climb(drawer)

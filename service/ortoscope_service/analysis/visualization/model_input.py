@@ -1,7 +1,7 @@
 """From pictures in [0, 1] to the input of a model: its range, its order of colours and of axes, and its size."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -10,13 +10,18 @@ from numpy.typing import NDArray
 
 from ortoscope_service.analysis.visualization.graphs import GraphWriter
 from ortoscope_service.errors import Code, OrtoscopeError, invalid
+from ortoscope_service.graph.backward.walker import active_values
 from ortoscope_service.graph.loading import serialize
 from ortoscope_service.graph.slicing import trunk
 from ortoscope_service.models.manifest import InputSpec, Preprocessing
 from ortoscope_service.models.repository import ModelVersion
+from ortoscope_service.runtime.caching import Cache, Made
 
 _LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601, as `models.preprocessing` has it."""
+
+_KNOWN: Cache[Mapping[str, tuple[int, ...]] | None] = Cache(4096)
+"""Shapes of taps by model, tensors and shape of the input."""
 
 _PROBE = 2
 """Items of a batch that shapes are inferred for: a number that is 1 nowhere by itself."""
@@ -35,22 +40,23 @@ class ModelInput:
     spec: InputSpec
     """The input."""
 
-    _known: dict[tuple[int, ...], Mapping[str, tuple[int, ...]] | None] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-
     @classmethod
     def of(cls, version: ModelVersion, tensors: Sequence[str]) -> "ModelInput":
         """The input that some tensors are computed from.
 
         Raises:
-            OrtoscopeError: `SEVERAL_INPUTS` (FAILED_PRECONDITION): there is not exactly one.
+            OrtoscopeError: `TAP_UNREACHABLE` (FAILED_PRECONDITION): none of them changes smoothly with an input;
+                `SEVERAL_INPUTS` (FAILED_PRECONDITION): they are computed from more than one.
         """
         names = tuple(dict.fromkeys(tensors))
         specs = version.manifest.inputs
         if names:
-            needed = {value.name for value in trunk(version.load(), names).graph.inputs}
+            graph = trunk(version.load(), names).graph
+            needed = {value.name for value in graph.inputs}
             specs = tuple(spec for spec in specs if spec.name in needed)
+            moved = active_values(list(graph), graph.inputs)
+            if not any(value in moved for value in graph.outputs):
+                raise _unreachable(version, names)
         if len(specs) != 1:
             listing = ", ".join(repr(spec.name) for spec in specs) or "none"
             raise OrtoscopeError(
@@ -110,10 +116,9 @@ class ModelInput:
         file states one size often runs at others; but a Reshape to fixed sizes may then take positions for items, which
         shows in the inferred batch.
         """
-        key = tuple(item)
-        if key not in self._known:
-            self._known[key] = self._inferred_shapes(key)
-        return self._known[key]
+        shape = tuple(item)
+        key = self.version.manifest.digest, self.tensors, shape
+        return _KNOWN.get(key, lambda: Made(self._inferred_shapes(shape), 1))
 
     def _inferred_shapes(self, item: tuple[int, ...]) -> Mapping[str, tuple[int, ...]] | None:
         if not self.tensors:
@@ -139,7 +144,9 @@ class ModelInput:
             shapes[value.name] = tuple(whole[1:])
         return shapes
 
-    def build(self, g: GraphWriter, seen: ir.Value, items: int | str, item: Sequence[int]) -> dict[str, ir.Value]:
+    def build(
+        self, g: GraphWriter, seen: ir.Value, items: int | str, item: Sequence[int], *, plus: float = 0.0
+    ) -> dict[str, ir.Value]:
         """Appends the model.
 
         Args:
@@ -147,6 +154,7 @@ class ModelInput:
             seen: What the model is shown: pictures (items, channels, height, width) in [0, 1], or what the input takes.
             items: Extent of the first axis, or its name.
             item: The other extents.
+            plus: What is to be added to what the model is shown.
 
         Returns:
             The tensors by name.
@@ -155,18 +163,35 @@ class ModelInput:
             return {}
         shape = tuple(item)
         if self.preprocessing is not None:
-            seen = in_range(g, seen, self.preprocessing, item[0])
+            seen = in_range(g, seen, self.preprocessing, item[0], plus=plus)
             shape = self.shape_of((item[1], item[2]))
+        elif plus:
+            seen = g.add(seen, g.constant(plus))
         if self.spec.data_type != "float32":
             seen = g.op("Cast", [seen], to=ir.DataType.from_numpy(np.dtype(self.spec.data_type)))
         seen.shape = ir.Shape([items, *shape])
         return g.inline(trunk(self.version.load(), self.tensors), {self.spec.name: seen})
 
 
-def in_range(g: GraphWriter, picture: ir.Value, preprocessing: Preprocessing, channels: int) -> ir.Value:
-    """Appends (255 x - mean) / std of pictures in [0, 1], in the model's order of colours and axes."""
+def _unreachable(version: ModelVersion, tensors: Sequence[str]) -> OrtoscopeError:
+    shown = {tap.tensor: tap.display_name for tap in version.manifest.taps}
+    listing = ", ".join(f"'{shown.get(tensor, tensor)}'" for tensor in tensors)
+    return OrtoscopeError(
+        Code.FAILED_PRECONDITION,
+        "TAP_UNREACHABLE",
+        f"No input of the model reaches {listing} but by steps: no small change of what is shown to it changes "
+        "anything there. Choose other taps.",
+        field="objective",
+        metadata={"taps": listing},
+    )
+
+
+def in_range(
+    g: GraphWriter, picture: ir.Value, preprocessing: Preprocessing, channels: int, *, plus: float = 0.0
+) -> ir.Value:
+    """Appends (255 (x + plus) - mean) / std of pictures in [0, 1], in the model's order of colours and axes."""
     gain = 255 / np.array(preprocessing.std)
-    offset = -np.array(preprocessing.mean) / np.array(preprocessing.std)
+    offset = (255 * plus - np.array(preprocessing.mean)) / np.array(preprocessing.std)
     if preprocessing.color_order == "gray":
         gain, offset = gain[:1], offset[:1]
         if channels == 3:

@@ -1,6 +1,7 @@
 """The steps that move pixels: each makes other frames of the frames before it (conventions: `transforms`)."""
 
 import abc
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,13 +47,15 @@ class Frames:
     """(views,)."""
 
     @classmethod
-    def whole(cls, image: Size, views: int) -> "Frames":
-        """Frames that show all of the picture as it is."""
-        size = np.tile(np.array(image, np.float64), (views, 1))
-        return cls(size, np.zeros((views, 2)), np.ones((views, 2)), np.zeros(views, np.bool_), np.zeros(views))
+    def whole(cls, image: Size, count: int) -> "Frames":
+        """So many frames that show all of the picture as it is."""
+        size = np.tile(np.array(image, np.float64), (count, 1))
+        return cls(size, np.zeros((count, 2)), np.ones((count, 2)), np.zeros(count, np.bool_), np.zeros(count))
 
     def moved(self, by: Float) -> "Frames":
         """The frames moved by (views, 2) of their own pixels, y and x."""
+        if not (self.degrees.any() or self.flipped.any()):
+            return replace(self, shift=self.shift + self.scale * by)
         radians = np.deg2rad(self.degrees)
         sine, cosine = np.sin(radians), np.cos(radians)
         y, x = by[:, 0], by[:, 1]
@@ -77,15 +80,28 @@ class Step(abc.ABC):
             OrtoscopeError: `INVALID_TRANSFORM`: a number is of no use, or nothing is left of the frame.
         """
 
+    def sample(self, rng: Random, views: int, progress: float) -> Float:  # noqa: ARG002 - for those that are random
+        """What is random about this step for the views of an item, (views, numbers); none here.
+
+        Args:
+            rng: Where an item's draws come from.
+            views: How many.
+            progress: From 0 at the first step of an optimization to 1 at the last.
+        """
+        return np.empty((views, 0))
+
     @abc.abstractmethod
-    def draw(self, frames: Frames, rng: Random, progress: float) -> Frames:
+    def apply(self, frames: Frames, drawn: Float) -> Frames:
         """The frames after this step.
 
         Args:
-            frames: Those before it.
-            rng: Where an item's draws come from.
-            progress: From 0 at the first step of an optimization to 1 at the last.
+            frames: Those before it, of any number of items.
+            drawn: From `sample`, a row for each.
         """
+
+    def draw(self, frames: Frames, rng: Random, progress: float) -> Frames:
+        """The frames of one item after this step, drawn at once."""
+        return self.apply(frames, self.sample(rng, len(frames.size), progress))
 
 
 @dataclass(frozen=True)
@@ -100,7 +116,7 @@ class Pad(Step):
         require(0 <= self.pixels <= _LARGEST, f"pads by {self.pixels} pixels", f"0 to {_LARGEST}", field)
         return size[0] + 2 * self.pixels, size[1] + 2 * self.pixels
 
-    def draw(self, frames: Frames, rng: Random, progress: float) -> Frames:  # noqa: ARG002 - not random
+    def apply(self, frames: Frames, drawn: Float) -> Frames:  # noqa: ARG002 - not random
         """The larger frames."""
         return replace(frames, size=frames.size + 2 * self.pixels)
 
@@ -132,13 +148,16 @@ class Jitter(Step):
         )
         return size[0] - self.pixels, size[1] - self.pixels
 
-    def draw(self, frames: Frames, rng: Random, progress: float) -> Frames:  # noqa: ARG002 - the same at all times
-        """The moved frames."""
+    def sample(self, rng: Random, views: int, progress: float) -> Float:  # noqa: ARG002 - the same at all times
+        """The corner, y and x, or how far it moves."""
         if self.keep_size:
-            return frames.moved(rng.integers(-self.pixels, self.pixels + 1, frames.shift.shape).astype(np.float64))
-        corner = rng.integers(0, self.pixels + 1, frames.shift.shape)
-        moved = frames.moved(corner.astype(np.float64) - self.pixels / 2)
-        return replace(moved, size=frames.size - self.pixels)
+            return rng.integers(-self.pixels, self.pixels + 1, (views, 2)).astype(np.float64)
+        return rng.integers(0, self.pixels + 1, (views, 2)).astype(np.float64) - self.pixels / 2
+
+    def apply(self, frames: Frames, drawn: Float) -> Frames:
+        """The moved frames."""
+        moved = frames.moved(drawn)
+        return moved if self.keep_size else replace(moved, size=frames.size - self.pixels)
 
 
 @dataclass(frozen=True)
@@ -158,10 +177,13 @@ class Scale(Step):
             require(0.01 <= factor <= 100, f"scales by {factor:g}", "0.01 to 100", field)
         return size
 
-    def draw(self, frames: Frames, rng: Random, progress: float) -> Frames:  # noqa: ARG002 - the same at all times
+    def sample(self, rng: Random, views: int, progress: float) -> Float:  # noqa: ARG002 - the same at all times
+        """The factor."""
+        return np.array(self.factors, np.float64)[rng.integers(0, len(self.factors), views)][:, None]
+
+    def apply(self, frames: Frames, drawn: Float) -> Frames:
         """The zoomed frames."""
-        factors = np.array(self.factors)[rng.integers(0, len(self.factors), len(frames.size))][:, None]
-        return replace(frames, size=np.round(frames.size * factors), scale=frames.scale / factors)
+        return replace(frames, size=np.round(frames.size * drawn), scale=frames.scale / drawn)
 
 
 @dataclass(frozen=True)
@@ -183,10 +205,13 @@ class Rotate(Step):
             require(abs(angle) <= 180, f"turns by {angle:g} degrees", "-180 to 180", field)
         return size
 
-    def draw(self, frames: Frames, rng: Random, progress: float) -> Frames:  # noqa: ARG002 - the same at all times
+    def sample(self, rng: Random, views: int, progress: float) -> Float:  # noqa: ARG002 - the same at all times
+        """The angle."""
+        return np.array(self.angles, np.float64)[rng.integers(0, len(self.angles), views)][:, None]
+
+    def apply(self, frames: Frames, drawn: Float) -> Frames:
         """The turned frames."""
-        angles = np.array(self.angles, np.float64)[rng.integers(0, len(self.angles), len(frames.degrees))]
-        return replace(frames, degrees=frames.degrees + angles)
+        return replace(frames, degrees=frames.degrees + drawn[:, 0])
 
 
 @dataclass(frozen=True)
@@ -201,9 +226,13 @@ class Flip(Step):
         require(0 <= self.probability <= 1, f"flips with probability {self.probability:g}", "0 to 1", field)
         return size
 
-    def draw(self, frames: Frames, rng: Random, progress: float) -> Frames:  # noqa: ARG002 - the same at all times
+    def sample(self, rng: Random, views: int, progress: float) -> Float:  # noqa: ARG002 - the same at all times
+        """1 where it mirrors, else 0."""
+        return (rng.random(views) < self.probability)[:, None].astype(np.float64)
+
+    def apply(self, frames: Frames, drawn: Float) -> Frames:
         """The mirrored frames: mirroring first turns the other way round."""
-        flips = rng.random(len(frames.flipped)) < self.probability
+        flips = drawn[:, 0] > 0
         degrees = np.where(flips, -frames.degrees, frames.degrees)
         return replace(frames, flipped=frames.flipped ^ flips, degrees=degrees)
 
@@ -244,9 +273,8 @@ class CropBoxes(Step):
             require(0 <= deviation <= 1, f"varies crops by {deviation:g}", "0 to 1", field)
         return size
 
-    def draw(self, frames: Frames, rng: Random, progress: float) -> Frames:
-        """The crops."""
-        views = len(frames.size)
+    def sample(self, rng: Random, views: int, progress: float) -> Float:
+        """The centre, y and x, and the side, as shares of the frame."""
         centres = rng.normal(0.0, self.spread, (views, 2))
         if self.uniform:
             least, greatest = sorted((self.last_side, self.first_side))
@@ -254,6 +282,50 @@ class CropBoxes(Step):
         else:
             mean = self.first_side + (self.last_side - self.first_side) * progress
             sides = np.clip(rng.normal(mean, self.deviation, views), self.smallest, 1.0)
-        moved = frames.moved(centres * frames.size)
-        side = (sides * frames.size.min(axis=1))[:, None]
+        return np.concatenate([centres, sides[:, None]], axis=1)
+
+    def apply(self, frames: Frames, drawn: Float) -> Frames:
+        """The crops."""
+        moved = frames.moved(drawn[:, :2] * frames.size)
+        side = drawn[:, 2:] * frames.size.min(axis=1, keepdims=True)
         return replace(moved, size=np.repeat(side, 2, axis=1))
+
+
+@dataclass(frozen=True)
+class Tiles(Step):
+    """Cuts the picture into square tiles, a view each, at places that change: for large pictures.
+
+    The grid of tiles is as small as covers the picture, and they overlap alike where they have to. Each step the whole
+    grid moves by a distance that is even over the picture, so that no seams stay (DeepDream, Mordvintsev et al. 2015).
+    It belongs first in a chain, with the edge "wrap" and `count` views.
+    """
+
+    pixels: int
+    """Side of a tile."""
+
+    def grid(self, size: Size) -> tuple[int, int]:
+        """Rows and columns of tiles that a picture of a size is cut into."""
+        return math.ceil(size[0] / self.pixels), math.ceil(size[1] / self.pixels)
+
+    def check(self, size: Size, *, field: str) -> Size:
+        """A tile."""
+        require(
+            1 <= self.pixels <= min(size),
+            f"cuts tiles of {self.pixels} pixels out of {size[0]} x {size[1]}",
+            "1 to the picture's shorter side",
+            field,
+        )
+        return self.pixels, self.pixels
+
+    def sample(self, rng: Random, views: int, progress: float) -> Float:  # noqa: ARG002 - the same at all times
+        """How far the grid moves, y and x, as shares of the picture, and which tile a view shows."""
+        return np.concatenate([np.tile(rng.random(2), (views, 1)), np.arange(views)[:, None]], axis=1)
+
+    def apply(self, frames: Frames, drawn: Float) -> Frames:
+        """The tiles, row by row."""
+        height, width = (int(extent) for extent in frames.size[0])
+        rows, columns = self.grid((height, width))
+        row, column = np.divmod(drawn[:, 2], columns)
+        corners = np.stack([np.floor(row * height / rows), np.floor(column * width / columns)], axis=1)
+        centred = corners + np.floor(drawn[:, :2] * frames.size) - (frames.size - self.pixels) / 2
+        return replace(frames.moved(centred), size=np.full_like(frames.size, self.pixels))

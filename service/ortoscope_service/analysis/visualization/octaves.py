@@ -56,10 +56,11 @@ def visualize_octaves(
     program_of: Callable[[Size], Program],
     recipe: Recipe,
     seeds: Sequence[Seed],
-    start: Array,
+    start: Array | None,
     *,
     octaves: int,
     scale: float,
+    size: Size | None = None,
     budget_seconds: float | None = None,
     progress: Callable[[int, Progress], None] | None = None,
     picture_every: int = 0,
@@ -67,15 +68,17 @@ def visualize_octaves(
 ) -> Visualization:
     """Makes the whole climb once for each octave.
 
-    An octave starts from the given picture at its size plus what the one before it added to its own.
+    An octave starts from the given picture at its size plus what the one before it added to its own. Without a picture
+    the first one starts at random, and each other from the result of the one before it.
 
     Args:
         program_of: The program for pictures of a size; its parameterization can start from a picture.
         recipe: The climb of each octave.
         seeds: One for each item.
-        start: The pictures to start from, (items, channels, height, width) in [0, 1], at the size wanted in the end.
+        start: The pictures to start from, (items, channels, height, width) in [0, 1].
         octaves: How many.
         scale: How much larger each is than the one before it.
+        size: The size wanted in the end; by default that of the start.
         budget_seconds: When to stop, over all octaves.
         progress: Called after every step with the octave, from 0.
         picture_every: As `visualize` has it.
@@ -88,25 +91,33 @@ def visualize_octaves(
         OrtoscopeError: As `octave_sizes`, `visualize` and the parameterization's `inverse` raise.
     """
     began = time.monotonic()
-    added = np.zeros((*start.shape[:-2], 1, 1), np.float32)
+    whole = size or (0, 0) if start is None else size or (start.shape[-2], start.shape[-1])
+    added: Array | None = None
     result: Visualization | None = None
-    for octave, size in enumerate(octave_sizes((start.shape[-2], start.shape[-1]), octaves, scale)):
-        program = program_of(size)
-        base = resized(start, size)
-        picture = np.clip(base + resized(added, size), 0, 1)
+    for octave, own in enumerate(octave_sizes(whole, octaves, scale)):
+        program = program_of(own)
+        base = np.zeros(1, np.float32) if start is None else resized(start, own)
+        if added is not None:
+            picture: Array | None = np.clip(base + resized(added, own), 0, 1)
+        else:
+            picture = None if start is None else base
         result = visualize(
             program,
             recipe,
             seeds,
-            start=program.parameterization.inverse(picture),
+            start=None if picture is None else program.parameterization.inverse(picture),
             budget_seconds=None if budget_seconds is None else max(0.0, began + budget_seconds - time.monotonic()),
             progress=None if progress is None else _at(octave, progress),
             picture_every=picture_every,
             cancellation=cancellation,
         )
-        added = result.pictures - base
+        added = _without_opacity(result.pictures, base) - base
     assert result is not None
     return result
+
+
+def _without_opacity(pictures: Array, base: Array) -> Array:
+    return pictures if base.ndim == 1 else pictures[:, : base.shape[1]]
 
 
 def _at(octave: int, progress: Callable[[int, Progress], None]) -> Callable[[Progress], None]:

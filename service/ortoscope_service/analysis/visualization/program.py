@@ -5,7 +5,8 @@ as it is, and gives the picture and its objective. Sessions are kept by the stru
 unit, direction or draw is another feed.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ortoscope_service.analysis.classes import Classes
 from ortoscope_service.analysis.visualization import objectives
+from ortoscope_service.analysis.visualization.batching import Batching
 from ortoscope_service.analysis.visualization.graphs import BATCH, GraphWriter
 from ortoscope_service.analysis.visualization.model_input import ModelInput
 from ortoscope_service.analysis.visualization.objectives import Canvas, Objective, Picture, Setting
@@ -27,7 +29,6 @@ from ortoscope_service.analysis.visualization.turning import move_back
 from ortoscope_service.errors import Code, OrtoscopeError, invalid
 from ortoscope_service.graph.backward import (
     ACTIVATION,
-    COTANGENT,
     NO_RELAXATIONS,
     Relaxations,
     build_backward,
@@ -38,12 +39,15 @@ from ortoscope_service.models.repository import ModelVersion
 from ortoscope_service.runtime.caching import Cache, Made
 from ortoscope_service.runtime.cancellation import Cancellation
 from ortoscope_service.runtime.parity import open_session
-from ortoscope_service.runtime.sessions import Session, SessionConfig
+from ortoscope_service.runtime.sessions import RunnableSession, Session, SessionConfig
 
 Array = NDArray[Any]
 
 OBJECTIVE = "objective"
 """The output that holds the objective of each item; the names of what it is fed begin with it."""
+
+_MEAN = "mean."
+"""How the outputs of the observing graph begin."""
 
 PICTURE = "picture"
 """The output of the clean graph that holds the pictures."""
@@ -52,8 +56,31 @@ REDIRECTED = Relaxations.parse(["redirected_relu"])
 """Lets a gradient through where a sample has none: a start for units that nothing excites yet."""
 
 _GRAY = 0.5
+
+_PIXELS_OF_A_RUN = 2**21
+"""Pixels of all views that a model is shown at once: 42 of 224 x 224. More are hardly faster, and take memory."""
+
+_UNLIMITED = 2**31
 _SESSION_BYTES = 512 * 1024**2
 _SESSIONS: Cache[Session] = Cache(_SESSION_BYTES)
+
+
+SessionOpener = Callable[[Hashable, Callable[[], bytes], Cancellation | None], RunnableSession]
+"""Gives the session of a graph: by its key, that of equal graphs, and what makes the ONNX file where there is none yet.
+The last argument ends the wait for it."""
+
+
+def own_sessions(config: SessionConfig) -> SessionOpener:
+    """Sessions in this process, of which those used last are kept."""
+
+    def open_own(key: Hashable, make: Callable[[], bytes], cancellation: Cancellation | None) -> RunnableSession:
+        def made() -> Made[Session]:
+            graph = make()
+            return Made(open_session(graph, config), len(graph))
+
+        return _SESSIONS.get((key, config), made, cancellation=cancellation)
+
+    return open_own
 
 
 def release_sessions() -> None:
@@ -68,8 +95,8 @@ class Program:
     Raises:
         OrtoscopeError: As `ModelInput.of` and `Chain.check` raise; `CHANNELS_MISMATCH`; `NOT_A_PICTURE`: transforms of
             what is no picture; `MIXED_OBJECTIVES`: objectives that do not share a graph; `COUPLED_VIEWS`: an objective
-            over the batch with several views of each item; `VIEWS_NOT_SUPPORTED` and `SIZE_NOT_SUPPORTED`
-            (FAILED_PRECONDITION): the model is bound to a batch, or does not run at the size asked for.
+            over the batch with several views of each item; `SIZE_NOT_SUPPORTED` (FAILED_PRECONDITION): the model does
+            not run at the size asked for.
     """
 
     version: ModelVersion
@@ -93,6 +120,9 @@ class Program:
 
     session: SessionConfig = field(default_factory=SessionConfig)
     """How graphs are run."""
+
+    open: SessionOpener | None = field(default=None, compare=False)
+    """Where sessions come from; by default `own_sessions`."""
 
     def __post_init__(self) -> None:
         self._check_objectives()
@@ -165,13 +195,16 @@ class Program:
 
         Raises:
             OrtoscopeError: As `objectives.check` raises; `BATCH_NOT_SUPPORTED` (FAILED_PRECONDITION): the model is
-                bound to another batch; `ITEMS_MISMATCH`: there are neither one nor as many objectives as items.
+                bound to another batch, and items that depend on each other cannot be shown to it in several;
+                `ITEMS_MISMATCH`: there are neither one nor as many objectives as items.
         """
-        if self.fixed_batch not in {0, batch}:
+        if self.couples_batch and self.fixed_batch not in {0, batch * self.chain.views}:
             raise OrtoscopeError(
                 Code.FAILED_PRECONDITION,
                 "BATCH_NOT_SUPPORTED",
-                f"The model only runs on batches of {self.fixed_batch}, not of {batch}; give it as many items.",
+                f"The model only runs on batches of {self.fixed_batch}, and these {batch} items depend on each other; "
+                f"make it {self.fixed_batch} items of one view, or choose an objective and a parameterization without "
+                "that.",
                 metadata={"batch": str(batch), "fixed_batch": str(self.fixed_batch)},
             )
         if len(self.objectives) not in {1, batch}:
@@ -198,6 +231,35 @@ class Program:
     def forward(self, transforms: Transforms | None, *, picture: bool) -> ir.Model:
         """The graph from parameters to the objective, and with `picture` to the pictures as well."""
         g = GraphWriter()
+        made, parts, values = self._shown(g, transforms)
+        items, views = (transforms.items, transforms.chain.views) if transforms is not None else (BATCH, 1)
+        for part, value in parts.items():
+            planes = 1 if part is Picture.ALPHA else self.item_shape[0]
+            values[part] = _for_views(g, value, (planes, *self.item_shape[1:]), views)
+        with g.batch_named(items):
+            objective = self.objective.build(Canvas(g, self.setting(1, transforms), values), OBJECTIVE)
+        if views > 1:
+            objective = g.mean(g.reshape(objective, [-1, views]), [1])
+        return g.model({OBJECTIVE: objective, **({PICTURE: made} if picture else {})})
+
+    def observing(self) -> ir.Model:
+        """The graph from parameters to the mean over sites of each tap that the objective reads, on clean pictures.
+
+        Outputs are called as the tensors are, (items, units) each.
+        """
+        g = GraphWriter()
+        _, _, values = self._shown(g, self.clean_transforms)
+        canvas = Canvas(g, self.setting(1, self.clean_transforms), values)
+        outputs = {}
+        for tensor in self.model_input.tensors:
+            value, tap = canvas.read(tensor, OBJECTIVE)
+            outputs[tensor] = g.op("Identity", [canvas.site_means(value, tap)])
+        return g.model({f"{_MEAN}{number}": value for number, value in enumerate(outputs.values())})
+
+    def _shown(
+        self, g: GraphWriter, transforms: Transforms | None
+    ) -> tuple[ir.Value, dict[Picture, ir.Value], dict[str | Picture, ir.Value]]:
+        """Appends all that lies before the objective: what the parameters stand for, its parts, and the taps."""
         made = self.parameterization.build(g)
         made.shape = ir.Shape([BATCH, *self.parameterization.shape])
         colours, parts = made, {Picture.IMAGE: made}
@@ -209,29 +271,21 @@ class Program:
             }
             colours = self._blend.build(g, made)
         items: int | str = BATCH
-        views = 1
-        seen = colours
+        seen, shown, missing = colours, self.item_shape, 0.0
         if transforms is not None:
-            items, views = transforms.items, transforms.chain.views
-            seen = transforms.build(g, colours, self.item_shape[0])
+            items, shown = transforms.items, (self.item_shape[0], *transforms.size)
+            seen, missing = transforms.build_but_constant(g, colours, self.item_shape[0])
         values: dict[str | Picture, ir.Value] = {}
-        shown = self.item_shape if transforms is None else (self.item_shape[0], *transforms.size)
-        values.update(self.model_input.build(g, seen, self.fixed_batch or items, shown))
-        for part, value in parts.items():
-            planes = 1 if part is Picture.ALPHA else self.item_shape[0]
-            values[part] = _for_views(g, value, (planes, *self.item_shape[1:]), views)
-        with g.batch_named(str(items)):
-            objective = self.objective.build(Canvas(g, self.setting(1, transforms), values), OBJECTIVE)
-        if views > 1:
-            objective = g.mean(g.reshape(objective, [-1, views]), [1])
-        return g.model({OBJECTIVE: objective, **({PICTURE: made} if picture else {})})
+        values.update(self.model_input.build(g, seen, self.fixed_batch or items, shown, plus=missing))
+        return made, parts, values
 
     def backward(self, relaxations: Relaxations = NO_RELAXATIONS) -> ir.Model:
         """The step graph with its gradient by the parameters."""
-        forward = self.forward(self.transforms, picture=False)
+        transforms = self.graph_transforms
+        forward = self.forward(transforms, picture=False)
         names = list(self.parameterization.parameter_shapes)
         backward = build_backward(forward, OBJECTIVE, with_respect_to=names, relaxations=relaxations)
-        move_back(backward, self.transforms, self.item_shape[0])
+        move_back(backward, transforms, self.item_shape[0])
         return backward
 
     def feeds(self, batch: int, transforms: Transforms | None) -> dict[str, Array]:
@@ -274,11 +328,24 @@ class Program:
         keep_memory: bool = True,
     ) -> tuple[NDArray[np.float32], Parameters]:
         """The objective of each item with these transforms, and the gradient of their sum by each parameter."""
-        session = self._session(("step", self.structure, relaxations.names), lambda: self.backward(relaxations))
-        everything = {**feeds, **parameters, COTANGENT: np.ones(batch, np.float32)}
-        given = {info.name: everything[info.name] for info in session.inputs}
-        outputs = session.run(given, cancellation, keep_memory=keep_memory)
-        return outputs[ACTIVATION], {name: outputs[gradient_name(name)] for name in parameters}
+        session = self.open_graph(("step", relaxations.names), lambda: self.backward(relaxations), cancellation)
+        names = [info.name for info in session.inputs]
+        values = np.zeros(batch, np.float32)
+        gradients = {name: np.zeros_like(tensor) for name, tensor in parameters.items()}
+        for items, given in self.step_runs(names, batch, feeds, parameters):
+            outputs = session.run(given, cancellation, keep_memory=keep_memory)
+            if self._batching.in_one(batch):
+                return outputs[ACTIVATION], {name: outputs[gradient_name(name)] for name in parameters}
+            self._batching.gather(items, outputs[ACTIVATION], values)
+            for name, gradient in gradients.items():
+                self._batching.gather(items, outputs[gradient_name(name)], gradient)
+        return values, gradients
+
+    def step_runs(
+        self, names: Sequence[str], batch: int, feeds: Mapping[str, Array], parameters: Parameters
+    ) -> Iterator[tuple[NDArray[np.int64], dict[str, Array]]]:
+        """The feeds of each run that a step takes, as `Batching.runs` has it."""
+        return self._batching.runs(names, batch, feeds, parameters)
 
     def run_clean(
         self,
@@ -295,15 +362,83 @@ class Program:
             parameters: Where to.
             cancellation: Stops the run.
         """
-        size = self.clean_transforms.size if self.clean_transforms is not None else None
-        session = self._session(
-            ("clean", self.structure, size), lambda: self.forward(self.clean_transforms, picture=True)
+        session = self.open_graph(
+            ("clean", self._clean_size), lambda: self.forward(self.clean_transforms, picture=True), cancellation
         )
-        everything = {**feeds, **parameters, BACKGROUND: np.full((batch, *self.item_shape), _GRAY, np.float32)}
+        found = self._run_clean(session, batch, {**feeds, **self._clean_feeds(batch)}, parameters, cancellation)
+        return found[OBJECTIVE], found[PICTURE]
+
+    def run_observing(
+        self, batch: int, parameters: Parameters, cancellation: Cancellation | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """The mean over sites of each unit of the taps that the objective reads, (items, units), on clean pictures.
+
+        Args:
+            batch: Items.
+            parameters: What the pictures are made of.
+            cancellation: Stops the run.
+
+        Returns:
+            By tensor; empty if the objective reads none.
+        """
+        if not self.model_input.tensors:
+            return {}
+        session = self.open_graph(("observing", self._clean_size), self.observing, cancellation)
+        feeds = {**self.parameterization.feeds(batch), **self._clean_feeds(batch)}
+        found = self._run_clean(session, batch, feeds, parameters, cancellation)
+        return {tensor: found[f"{_MEAN}{number}"] for number, tensor in enumerate(self.model_input.tensors)}
+
+    def open_graph(
+        self, key: Hashable, build: Callable[[], ir.Model], cancellation: Cancellation | None = None
+    ) -> RunnableSession:
+        """The session of a graph of this program; the key says which."""
+        opener = self.open or own_sessions(self.session)
+        return opener((key, self.structure), lambda: serialize(build()), cancellation)
+
+    @cached_property
+    def graph_transforms(self) -> Transforms | None:
+        """The transforms in the step graph: where runs are of a fixed batch, every view is an item of its own."""
+        if self.transforms is None or not self._batching.fixed:
+            return self.transforms
+        return replace(self.transforms, chain=replace(self.transforms.chain, views=1))
+
+    @cached_property
+    def _batching(self) -> Batching:
+        return self._batching_of(self.transforms, self.chain.views)
+
+    def _batching_of(self, transforms: Transforms | None, views: int) -> Batching:
+        # Items that depend on each other go into one run, which `check` has seen to fit.
+        pixels = math.prod(transforms.size) if transforms is not None else 1
+        most = _UNLIMITED if self.couples_batch else max(1, _PIXELS_OF_A_RUN // (pixels * views))
+        return Batching(0 if self.couples_batch else self.fixed_batch, most, views, OBJECTIVE)
+
+    @property
+    def _clean_size(self) -> Size | None:
+        return self.clean_transforms.size if self.clean_transforms is not None else None
+
+    def _clean_feeds(self, batch: int) -> dict[str, Array]:
+        feeds: dict[str, Array] = {}
+        if self._blend is not None:
+            feeds[BACKGROUND] = np.full((batch, *self.item_shape), _GRAY, np.float32)
         if self.clean_transforms is not None:
-            everything.update(self.clean_transforms.feeds([_NOTHING_DRAWN] * batch, 0.0, self.item_shape[0]))
-        outputs = session.run({info.name: everything[info.name] for info in session.inputs}, cancellation)
-        return outputs[OBJECTIVE], outputs[PICTURE]
+            feeds.update(self.clean_transforms.feeds([_NOTHING_DRAWN] * batch, 0.0, self.item_shape[0]))
+        return feeds
+
+    def _run_clean(
+        self,
+        session: RunnableSession,
+        batch: int,
+        feeds: Mapping[str, Array],
+        parameters: Parameters,
+        cancellation: Cancellation | None,
+    ) -> dict[str, Array]:
+        names = [info.name for info in session.inputs]
+        batching = self._batching_of(self.clean_transforms, 1)
+        parts: dict[str, list[Array]] = {}
+        for items, given in batching.runs(names, batch, feeds, parameters):
+            for name, value in session.run(given, cancellation).items():
+                parts.setdefault(name, []).append(value[: len(items)])
+        return {name: values[0] if len(values) == 1 else np.concatenate(values) for name, values in parts.items()}
 
     @cached_property
     def _blend(self) -> AlphaBlend | None:
@@ -317,13 +452,6 @@ class Program:
     def _image(self) -> Size:
         _, height, width = self.parameterization.shape
         return height, width
-
-    def _session(self, key: Hashable, build: Callable[[], ir.Model]) -> Session:
-        def make() -> Made[Session]:
-            graph = serialize(build())
-            return Made(open_session(graph, self.session), len(graph))
-
-        return _SESSIONS.get((key, self.session), make)
 
     def _fitting(self, asked: Transforms) -> Transforms:
         """The transforms with a view at which the model runs."""
@@ -366,15 +494,6 @@ class Program:
                 f"The objective is defined over the batch, which {views} views of each item would mix up; use one.",
                 field="transforms.views",
                 views=views,
-            )
-        if views > 1 and self.fixed_batch:
-            raise OrtoscopeError(
-                Code.FAILED_PRECONDITION,
-                "VIEWS_NOT_SUPPORTED",
-                f"The model only runs on batches of {self.fixed_batch}, so items cannot have {views} views; use one "
-                "view, or prepare the model with a free batch.",
-                field="transforms.views",
-                metadata={"fixed_batch": str(self.fixed_batch), "views": str(views)},
             )
 
 

@@ -26,10 +26,7 @@ class Turn:
     """(pixels of the view,): the pixel of the canvas that each shows; none is shown twice."""
 
     returned: NDArray[np.int32]
-    """(pixels of the canvas,): the pixel of the view that shows each; 0 where none does."""
-
-    covered: NDArray[np.float32]
-    """(pixels of the canvas,): 1 where one does, else 0."""
+    """(pixels of the canvas,): the pixel of the view that shows each; where none does, one more than the last."""
 
 
 _TURNS: Cache[Turn] = Cache(64 * 1024**2)
@@ -119,13 +116,11 @@ def turn(view: Size, canvas: Size, degrees: float) -> Turn:
 
 
 def _made(taken: NDArray[np.int32], canvas: Size) -> Made[Turn]:
-    returned = np.zeros(canvas[0] * canvas[1], np.int32)
+    returned = np.full(canvas[0] * canvas[1], len(taken), np.int32)
     returned[taken] = np.arange(len(taken), dtype=np.int32)
-    covered = np.zeros(len(returned), np.float32)
-    covered[taken] = 1
-    for array in (taken, returned, covered):
+    for array in (taken, returned):
         array.flags.writeable = False
-    return Made(Turn(taken, returned, covered), taken.nbytes + returned.nbytes + covered.nbytes)
+    return Made(Turn(taken, returned), taken.nbytes + returned.nbytes)
 
 
 def _turn(view: Size, canvas: Size, degrees: float) -> NDArray[np.int32]:

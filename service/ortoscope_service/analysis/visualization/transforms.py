@@ -18,7 +18,8 @@ whose centre scales zoom.
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -35,6 +36,7 @@ from ortoscope_service.analysis.visualization.movements import (
     Rotate,
     Scale,
     Step,
+    Tiles,
     require,
 )
 from ortoscope_service.analysis.visualization.resampling import (
@@ -59,12 +61,14 @@ __all__ = [
     "Rotate",
     "Scale",
     "Step",
+    "Tiles",
     "Transforms",
 ]
 
-ROWS, COLUMNS, TURNS = "transform.rows", "transform.columns", "transform.turns"
-RETURNS, COVERED = "transform.returns", "transform.covered"
+ROWS, COLUMNS = "transform.rows", "transform.columns"
+TURNS, RETURNS = "transform.turns", "transform.returns"
 GAIN, SHIFT, NOISE = "transform.gain", "transform.shift", "transform.noise"
+BACKDROP = "transform.backdrop"
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,9 @@ class Chain:
     edge: Edge = "constant"
     """What lies beyond the picture."""
 
-    fill: float = 0.5
-    """The constant, for the edge "constant"; also what `Pad` pads with."""
+    fill: float | Literal["uniform"] = 0.5
+    """The constant, for the edge "constant"; also what `Pad` pads with. "uniform" is another colour for each view, each
+    channel evenly from [0, 1]. (Lucid's has one gray for the batch.)"""
 
     noise: Noise | None = None
     """Added at the end."""
@@ -129,14 +134,34 @@ class Chain:
             OrtoscopeError: `INVALID_TRANSFORM`: a number is of no use, or nothing is left of the frame.
         """
         require(1 <= self.views <= _MOST_VIEWS, f"has {self.views} views", f"1 to {_MOST_VIEWS}", f"{field}.views")
-        require(math.isfinite(self.fill), f"fills with {self.fill}", "a finite number", f"{field}.fill")
+        require(
+            self.fill == "uniform" or math.isfinite(self.fill),
+            f"fills with {self.fill}",
+            'a finite number or "uniform"',
+            f"{field}.fill",
+        )
         for numbers in (self.noise, self.colours):
             for value in vars(numbers).values() if numbers is not None else ():
                 require(0 <= value <= _LOUDEST, f"disturbs by {value:g}", f"0 to {_LOUDEST}", field)
         size = image
         for number, step in enumerate(self.steps):
+            if isinstance(step, Tiles):
+                self._check_tiles(step, size, number, field)
             size = step.check(size, field=f"{field}.steps[{number}]")
         return size
+
+    def _check_tiles(self, step: Tiles, size: Size, number: int, field: str) -> None:
+        at = f"{field}.steps[{number}]"
+        require(number == 0, "cuts tiles of what was moved before", "tiles as the first step", at)
+        require(self.edge == "wrap", f"moves tiles over the edge '{self.edge}'", "the edge 'wrap'", f"{field}.edge")
+        step.check(size, field=at)
+        count = math.prod(step.grid(size))
+        require(
+            self.views == count,
+            f"cuts {count} tiles but has {self.views} views",
+            f"{count} views, or tiles of another size",
+            f"{field}.views",
+        )
 
 
 _MOST_VIEWS = 256
@@ -177,7 +202,7 @@ class Transforms:
         """The name of the first axis of what the network sees."""
         return BATCH if self.chain.views == 1 else VIEWS
 
-    @property
+    @cached_property
     def canvas(self) -> Size:
         """Size of what is cut out before it is turned."""
         return canvas_for(self.size, min(180.0, sum(step.degrees for step in self.chain.steps)))
@@ -203,6 +228,10 @@ class Transforms:
         )
 
     @property
+    def _coloured(self) -> bool:
+        return self._moves and self.chain.edge == "constant" and self.chain.fill == "uniform"
+
+    @property
     def _moves(self) -> bool:
         return bool(self.chain.steps) or self.size != self.image
 
@@ -217,11 +246,16 @@ class Transforms:
         Returns:
             (batch · views, channels, height, width), the views of an item one after the other.
         """
+        seen, missing = self.build_but_constant(g, image, channels)
+        return g.add(seen, g.constant(missing)) if missing else seen
+
+    def build_but_constant(self, g: GraphWriter, image: ir.Value, channels: int) -> tuple[ir.Value, float]:
+        """The same but for a constant that is left to add, which a network's input range can take in."""
         chain, (height, width) = self.chain, self.size
         seen = image
-        filled = self._moves and chain.edge == "constant" and chain.fill != 0
-        if filled:
-            seen = g.subtract(seen, g.constant(chain.fill))
+        constant = float(chain.fill) if self._moves and chain.edge == "constant" and chain.fill != "uniform" else 0.0
+        if constant:
+            seen = g.subtract(seen, g.constant(constant))
         if self._moves:
             seen = self._moved(g, seen, channels)
             if self.turns:
@@ -232,27 +266,31 @@ class Transforms:
         elif chain.views > 1:
             copies = g.op("Expand", [g.unsqueeze(seen, [1]), g.constant([1, chain.views, 1, 1, 1])])
             seen = g.reshape(copies, [-1, channels, height, width])
-        if filled:
-            seen = g.add(seen, g.constant(chain.fill))
+        if self._coloured:
+            seen = g.add(seen, g.input(BACKDROP, [self.items, channels, height, width]))
         if chain.colours is not None:
+            seen, constant = (g.add(seen, g.constant(constant)) if constant else seen), 0.0
             gain, shift = (g.input(name, [self.items, channels, 1, 1]) for name in (GAIN, SHIFT))
             seen = g.add(g.multiply(seen, gain), shift)
         if chain.noise is not None:
             seen = g.add(seen, g.input(NOISE, [self.items, channels, height, width]))
-        return seen
+        return seen, constant
 
     def _moved(self, g: GraphWriter, image: ir.Value, channels: int) -> ir.Value:
-        """Rows, then columns. The rows of all views are one matrix, so that the adjoint's product sums over views."""
+        """Rows, then columns.
+
+        The rows of all views are one matrix, so that the adjoint's product sums over views. The rows of all channels
+        are one when columns are moved, so that each matrix of columns is read once.
+        """
         (height, width), views = self.image, self.chain.views
         rows, columns = self.canvas
         row_matrix = g.input(ROWS, [BATCH, views * rows, height])
         column_matrix = g.transpose(g.input(COLUMNS, [BATCH, views, columns, width]), [0, 1, 3, 2])
         part = g.matmul(g.unsqueeze(row_matrix, [1]), image)
-        if views == 1:
-            return g.matmul(part, column_matrix)
-        part = g.reshape(part, [0, channels, views, rows, width])
-        part = g.matmul(part, g.unsqueeze(column_matrix, [1]))
-        return g.reshape(g.transpose(part, [0, 2, 1, 3, 4]), [-1, channels, rows, columns])
+        if views > 1:
+            part = g.transpose(g.reshape(part, [0, channels, views, rows, width]), [0, 2, 1, 3, 4])
+        part = g.matmul(g.reshape(part, [0, views, channels * rows, width]), column_matrix)
+        return g.reshape(part, [-1, channels, rows, columns])
 
     def feeds(self, rngs: Sequence[Random], progress: float, channels: int) -> Mapping[str, Array]:
         """Draws the transforms of one step.
@@ -265,8 +303,11 @@ class Transforms:
         chain = self.chain
         feeds: dict[str, Array] = {}
         if self._moves:
-            feeds.update(self._movement([self.draw(rng, progress) for rng in rngs]))
-        shape = (chain.views, channels, 1, 1)
+            feeds.update(self._movement(self.draw(rngs, progress)))
+        shape: tuple[int, ...] = (chain.views, channels, 1, 1)
+        if self._coloured:
+            colours = np.concatenate([rng.random(shape, dtype=np.float32) for rng in rngs])
+            feeds[BACKDROP] = colours * (1 - self._coverage(feeds))[:, None]
         if chain.colours is not None:
             gains = [np.exp(rng.uniform(-chain.colours.log_gain, chain.colours.log_gain, shape)) for rng in rngs]
             shifts = [rng.uniform(-chain.colours.shift, chain.colours.shift, shape) for rng in rngs]
@@ -279,11 +320,13 @@ class Transforms:
             feeds[NOISE] = np.concatenate([_noise(rng, shape, chain.noise, loudness) for rng in rngs])
         return feeds
 
-    def draw(self, rng: Random, progress: float) -> Frames:
-        """The frames of one item's views; pixels are those of what the network sees."""
-        frames = Frames.whole(self.image, self.chain.views)
+    def draw(self, rngs: Sequence[Random], progress: float) -> Frames:
+        """The frames of all views of the items, one item after the other; pixels are those of what the network sees."""
+        views = self.chain.views
+        frames = Frames.whole(self.image, views * len(rngs))
         for step in self.chain.steps:
-            frames = step.draw(frames, rng, progress)
+            drawn = np.concatenate([step.sample(rng, views, progress) for rng in rngs])
+            frames = step.apply(frames, drawn)
         size = np.array(self.size, np.float64)
         if self.chain.crops:
             return replace(frames, scale=frames.scale * frames.size / size)
@@ -294,32 +337,39 @@ class Transforms:
             frames = frames.moved(np.floor(spare / 2) - spare / 2)
         return replace(frames, scale=frames.scale * zoom)
 
-    def _movement(self, drawn: Sequence[Frames]) -> Mapping[str, Array]:
-        shift = np.concatenate([frames.shift for frames in drawn])
-        scale = np.concatenate([frames.scale for frames in drawn])
-        flipped = np.concatenate([frames.flipped for frames in drawn])
+    def _movement(self, frames: Frames) -> Mapping[str, Array]:
+        shift, scale = frames.shift, frames.scale
         matrices = []
         for axis, (size, canvas) in enumerate(zip(self.image, self.canvas, strict=True)):
-            step = scale[:, axis] * np.where(flipped, -1.0, 1.0) if axis else scale[:, axis]
+            step = scale[:, axis] * np.where(frames.flipped, -1.0, 1.0) if axis else scale[:, axis]
             offsets = np.arange(canvas) - (canvas - 1) / 2
             positions = shift[:, axis, None] + step[:, None] * offsets + (size - 1) / 2
             reach = scale[:, axis] if self.chain.crops else 1.0
             matrices.append(
                 interpolation_matrices(positions, size, edge=self.chain.edge, pad=self._padding, reach=reach)
             )
-        count, views = len(drawn), self.chain.views
+        views = self.chain.views
+        count = len(shift) // views
         (height, width), (rows, columns) = self.image, self.canvas
         feeds: dict[str, Array] = {
             ROWS: matrices[0].reshape(count, views * rows, height),
             COLUMNS: matrices[1].reshape(count, views, columns, width),
         }
         if self.turns:
-            degrees = np.concatenate([frames.degrees for frames in drawn])
-            turns = [turn(self.size, self.canvas, float(angle)) for angle in degrees]
+            turns = [turn(self.size, self.canvas, float(angle)) for angle in frames.degrees]
             feeds[TURNS] = np.stack([one.taken for one in turns])
             feeds[RETURNS] = np.stack([one.returned for one in turns])
-            feeds[COVERED] = np.stack([one.covered[None] for one in turns])
         return feeds
+
+    def _coverage(self, feeds: Mapping[str, Array]) -> NDArray[np.float32]:
+        """(views of all items, height, width): how much of each pixel that the network sees is of the picture."""
+        count = len(feeds[ROWS]) * self.chain.views
+        down = feeds[ROWS].sum(axis=-1).reshape(count, self.canvas[0], 1)
+        across = feeds[COLUMNS].sum(axis=-1).reshape(count, 1, self.canvas[1])
+        covered: NDArray[np.float32] = down * across
+        if self.turns:
+            covered = np.take_along_axis(covered.reshape(count, -1), feeds[TURNS], axis=1)
+        return covered.reshape(count, *self.size)
 
     @property
     def _padding(self) -> int:
@@ -328,6 +378,16 @@ class Transforms:
 
 VIEWS = "views"
 """The name of the first axis of what there is one of for each view of each item."""
+
+PER_VIEW = frozenset({ROWS, COLUMNS, TURNS, RETURNS, GAIN, SHIFT, NOISE, BACKDROP})
+"""The inputs of which there is one thing for each view of each item, in whatever axes."""
+
+
+def each_view_alone(name: str, array: Array, views: int) -> Array:
+    """A feed of transforms as if every view were an item of one view."""
+    if name == ROWS:
+        return array.reshape(len(array) * views, -1, array.shape[2])
+    return array.reshape(len(array) * views, 1, *array.shape[2:]) if name == COLUMNS else array
 
 
 def _noise(rng: Random, shape: tuple[int, ...], noise: Noise, loudness: float) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass
 
-from ortoscope_service.analysis.visualization.transforms import COVERED, RETURNS, TURNS, Transforms
+from ortoscope_service.analysis.visualization.transforms import RETURNS, TURNS, Transforms
 from ortoscope_service.graph.loading import infer_shapes
 
 
@@ -25,28 +25,26 @@ def move_back(model: ir.Model, transforms: Transforms | None, channels: int) -> 
     scattered = [node for node in graph if node.op_type == "ScatterElements" and _is_turn(node.inputs[1])]
     pixels = transforms.canvas[0] * transforms.canvas[1]
     for node in scattered:
-        index, covered = (
-            ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(data_type))
-            for name, shape, data_type in (
-                (RETURNS, (transforms.items, pixels), ir.DataType.INT32),
-                (COVERED, (transforms.items, 1, pixels), ir.DataType.FLOAT),
-            )
+        index = ir.Value(
+            name=RETURNS, shape=ir.Shape((transforms.items, pixels)), type=ir.TensorType(ir.DataType.INT32)
         )
         axes = ir.Value(name="returns/axes", const_value=ir.tensor([1], ir.DataType.INT64))
         copies = ir.Value(name="returns/copies", const_value=ir.tensor([1, channels, 1], ir.DataType.INT64))
-        graph.register_initializer(axes)
-        graph.register_initializer(copies)
+        one_more = ir.Value(name="returns/one_more", const_value=ir.tensor([0, 0, 0, 0, 0, 1], ir.DataType.INT64))
+        for constant in (axes, copies, one_more):
+            graph.register_initializer(constant)
         row = ir.node("Unsqueeze", [index, axes], name="returns/row")
         rows = ir.node("Expand", [row.outputs[0], copies], name="returns/rows")
-        moved = ir.node("GatherElements", [node.inputs[2], rows.outputs[0]], {"axis": 2}, name="returns/moved")
-        kept = ir.node("Mul", [moved.outputs[0], covered], name="returns/kept")
-        for made in (row, rows, moved, kept):
+        # The zero after the last pixel is what goes back to where nothing came from.
+        longer = ir.node("Pad", [node.inputs[2], one_more], name="returns/longer")
+        moved = ir.node("GatherElements", [longer.outputs[0], rows.outputs[0]], {"axis": 2}, name="returns/moved")
+        for made in (row, rows, longer, moved):
             made.outputs[0].name = made.name
-        graph.insert_before(node, [row, rows, moved, kept])
-        result = kept.outputs[0]
+        graph.insert_before(node, [row, rows, longer, moved])
+        result = moved.outputs[0]
         result.shape, result.type = node.outputs[0].shape, node.outputs[0].type
         node.outputs[0].replace_all_uses_with(result)
-        graph.inputs.extend([index, covered])
+        graph.inputs.append(index)
     RemoveUnusedNodesPass()(model)
     infer_shapes(model)
     CheckerPass()(model)

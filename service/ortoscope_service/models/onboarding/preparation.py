@@ -1,5 +1,6 @@
 """`ortoscope-server prepare`: from a bare ONNX file to a version in the repository; every guess verified, and told."""
 
+import dataclasses
 import datetime
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -110,20 +111,23 @@ def prepare_zoo(name: str, repository: ModelRepository, *, progress: Progress = 
     """
     progress("building the model")
     built = zoo.build(name)
-    digest = digest_of(built.model)
+    model, content = with_states(load_model(built.model), built.model)
+    digest = digest_of(content)
     for number in repository.versions(name) if name in repository.names() else ():
         version = repository.get(name, number)
         if version.manifest.digest == digest:
             return OnboardingReport(version, False, digest, "free, as in the file", None, (), None)
-    known = built.preprocessing
-    wishes = Wishes(
-        mean=known.mean,
-        std=known.std,
-        color_order=known.color_order,
-        size_policy=known.size_policy,
-        resize_short_side=known.resize_short_side,
-    )
-    return _onboard(load_model(built.model), built.model, name, repository, wishes, progress)
+    wishes = Wishes(labels=built.labels)
+    if (known := built.preprocessing) is not None:
+        wishes = dataclasses.replace(
+            wishes,
+            mean=known.mean,
+            std=known.std,
+            color_order=known.color_order,
+            size_policy=known.size_policy,
+            resize_short_side=known.resize_short_side,
+        )
+    return _onboard(model, content, name, repository, wishes, progress)
 
 
 def _onboard(

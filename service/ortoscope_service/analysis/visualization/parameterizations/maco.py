@@ -32,7 +32,10 @@ class MacoImage(ImageParameterization):
 
     magnitude: npt.NDArray[Any] | None = field(default=None, compare=False)
     """(channels, height, width // 2 + 1) in decorrelated colours, from `measure_magnitude` or `fitted_magnitude`; None:
-    f^-1.5 in every channel. It is fed, so that another one needs no other graph."""
+    the power law in every channel. It is fed, so that another one needs no other graph."""
+
+    decay_power: float = field(default=DECAY_POWER, compare=False)
+    """How fast the amplitudes of the power law fall with frequency."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,7 +80,7 @@ class MacoImage(ImageParameterization):
         """The magnitude."""
         if self.magnitude is not None:
             return {self._magnitude_name: np.asarray(self.magnitude, np.float32)}
-        law = spectra.scale(self.height, self.width, DECAY_POWER)
+        law = spectra.scale(self.height, self.width, self.decay_power)
         return {self._magnitude_name: np.repeat(law[None], self.channels, 0).astype(np.float32)}
 
     def draw(self, rng: np.random.Generator) -> Parameters:

@@ -1,16 +1,39 @@
 """The pixels themselves: the plainest parameterization, and the noisiest."""
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 from scipy import ndimage
 
 from ortoscope_service.analysis.visualization.graphs import GraphWriter
 from ortoscope_service.analysis.visualization.parameterizations.base import Array, Bounds, Parameters, normal
 from ortoscope_service.analysis.visualization.parameterizations.picture import ImageParameterization
+from ortoscope_service.errors import invalid
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far a picture may go from the one that it started from."""
+
+    norm: Literal["linf", "l2"] = "linf"
+    """Largest change of a pixel's channel, or root of the sum of squared changes of all of them."""
+
+    radius: float = 8 / 255
+    """The distance, pixels in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.radius < np.inf:
+            raise invalid(
+                "INVALID_BOUND",
+                f"The radius of the bound is {self.radius:g}; give a finite number from 0 on.",
+                field="bound.radius",
+                radius=self.radius,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +55,12 @@ class PixelImage(ImageParameterization):
 
     blur_every: int = 4
     """After how many steps each blur comes."""
+
+    bound: Bound | None = None
+    """How far from `origin` the picture may go; with "clip" alone, whose parameters are the picture."""
+
+    origin: npt.NDArray[Any] | None = field(default=None, compare=False)
+    """(channels with alpha, height, width) in [0, 1], for `bound`."""
 
     @property
     def parameter_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -65,14 +94,45 @@ class PixelImage(ImageParameterization):
 
     @property
     def bounds(self) -> Mapping[str, Bounds]:
-        """Black and white, where the parameters are the picture."""
-        limits = np.zeros((), np.float32), np.ones((), np.float32)
-        return dict.fromkeys(self.parameter_shapes, limits) if self.squash == "clip" else {}
+        """Black and white, and what `bound` allows, where the parameters are the picture."""
+        return dict.fromkeys(self.parameter_shapes, self._limits) if self.squash == "clip" else {}
 
     def project(self, parameters: Parameters, step: int) -> None:
-        """Blurs when it is time to, and clips."""
+        """Blurs when it is time to, brings the picture back into the ball around `origin`, and clips."""
         if self.blur_sigma > 0 and step % self.blur_every == 0:
             widths = (0, 0, self.blur_sigma, self.blur_sigma)
             for pixels in (parameters[name] for name in self.parameter_shapes):
                 ndimage.gaussian_filter(pixels, widths, output=pixels, mode="nearest")
+        if self.bound is not None and self.bound.norm == "l2" and self.origin is not None:
+            for pixels in (parameters[name] for name in self.parameter_shapes):
+                _into_ball(pixels, self.origin, self.bound.radius)
+        # Towards [0, 1] every pixel only comes closer to the origin, which lies within.
         super().project(parameters, step)
+
+    @cached_property
+    def _limits(self) -> Bounds:
+        low, high = np.zeros((), np.float32), np.ones((), np.float32)
+        if self.bound is None or self.bound.norm != "linf" or self.origin is None:
+            return low, high
+        origin = np.asarray(self.origin, np.float64)
+        return (
+            np.maximum(_rounded_inwards(origin - self.bound.radius, origin), low),
+            np.minimum(_rounded_inwards(origin + self.bound.radius, origin), high),
+        )
+
+
+def _rounded_inwards(values: npt.NDArray[np.float64], centre: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """The nearest numbers in single precision that are not farther from a centre."""
+    rounded = values.astype(np.float32)
+    outside = np.abs(rounded.astype(np.float64) - centre) > np.abs(values - centre)
+    return np.where(outside, np.nextafter(rounded, centre.astype(np.float32)), rounded)
+
+
+def _into_ball(pixels: Array, origin: Array, radius: float) -> None:
+    """Moves each of (items, ...) in place towards the origin, to no more than the radius from it."""
+    for item in pixels:
+        change = item.astype(np.float64) - origin
+        length = float(np.sqrt(np.square(change).sum()))
+        if length > radius:
+            # A hair less than the radius, so that rounding does not lead out of it.
+            item[...] = origin + change * (radius * (1 - 1e-6) / length)
