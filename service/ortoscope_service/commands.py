@@ -509,7 +509,7 @@ def zoo(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Build a model of the zoo: nothing is downloaded, the weights are those of an installed Python package."""
+    """Build a model of the zoo: nothing is downloaded, its weights come with Ortoscope or another package."""
     from ortoscope_service.models import zoo as entries  # noqa: PLC0415
 
     if name is None:

@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with the pictures that the guide names."""
     monkeypatch.chdir(tmp_path)
     for number, name in enumerate(("cat.jpg", "dog.jpg")):
-        picture = photo(40, 32, seed=number).point(lambda value: round(0.9 * value))
+        picture = photo(40, 32, seed=number)
         (tmp_path / name).write_bytes(encode(picture, "JPEG"))
     return tmp_path
 

@@ -7,7 +7,7 @@ MOST_SHARDS = 10_000
 """A job of any size has no more: each costs a file or two and a line in the database."""
 
 _FEW_SHARDS = 16
-"""Jobs that are not large have so many, if they have as many batches: for progress, and divided by 2, 4 and 8 workers."""
+"""Jobs that are not large have so many, if they have as many batches: for progress, and for 2, 4 or 8 workers alike."""
 
 _MOST_BATCHES = 8
 """Batches per shard where there are enough shards anyway: what a worker that dies loses is seconds."""

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from ortoscope.v1.activations_pb2 import ActivationInput
 from ortoscope.v1.visualization_pb2 import Comparison as ComparisonMessage
 from ortoscope.v1.visualization_pb2 import VisualizationRecipe, VisualizeRequest
-from PIL import Image
 
 from ortoscope_service.analysis.visualization.objective_json import objective_to_data
 from ortoscope_service.analysis.visualization.parameterizations.choices import Generator
 from ortoscope_service.analysis.visualization.png import canonical_json
 from ortoscope_service.analysis.visualization.presets import Preset
-from ortoscope_service.analysis.visualization.resampling import Size
 from ortoscope_service.analysis.visualization.settings import preset_settings, resolve_preset
 from ortoscope_service.analysis.visualization.spec import (
     Prepared,
@@ -28,7 +26,12 @@ from ortoscope_service.analysis.visualization.spec import (
     prepare,
     takes_pictures,
 )
-from ortoscope_service.analysis.visualization.verdict import DEFAULT_EXAMPLES, DEFAULT_IMAGES, check_comparison
+from ortoscope_service.analysis.visualization.verdict import (
+    DEFAULT_EXAMPLES,
+    DEFAULT_IMAGES,
+    check_comparison,
+    shown_at,
+)
 from ortoscope_service.api import resources
 from ortoscope_service.api.activation_inputs import read_picture
 from ortoscope_service.api.capabilities import ortoscope_version
@@ -41,8 +44,6 @@ from ortoscope_service.config import Limits
 from ortoscope_service.datasets.dataset import Dataset
 from ortoscope_service.errors import OrtoscopeError, invalid
 from ortoscope_service.jobs.provenance import execution_spec
-from ortoscope_service.models.manifest import Preprocessing
-from ortoscope_service.models.preprocessing import fit, normalize
 from ortoscope_service.models.repository import ModelVersion
 from ortoscope_service.runtime.cancellation import Cancellation
 from ortoscope_service.runtime.remote_sessions import RemoteSession
@@ -378,32 +379,6 @@ def _start(components: Components, version: ModelVersion, item: ActivationInput,
         return Start(array, {kind: item.dataset_image})
     content = item.image if kind == "image" else components.store.blobs.load(resources.parse_blob(item.blob, field=""))
     return Start(array, {"blob": resources.blob(hashlib.sha256(content).hexdigest())}, content)
-
-
-def shown_at(image: Image.Image, preprocessing: Preprocessing, size: Size) -> NDArray[np.float32]:
-    """A picture as what is optimised is: (channels, height, width) in [0, 1], fitted as the model's manifest says.
-
-    Args:
-        image: The picture.
-        preprocessing: What the model expects; a crop keeps its share of the picture at any size.
-        size: Height and width wanted.
-
-    Returns:
-        Three channels, or one if the model sees gray.
-    """
-    height, width = size
-    share = min(size) / min(preprocessing.height, preprocessing.width)
-    plain = replace(
-        preprocessing,
-        layout="nchw",
-        color_order="gray" if preprocessing.color_order == "gray" else "rgb",
-        mean=(0.0,) * 3,
-        std=(255.0,) * 3,
-        height=height,
-        width=width,
-        resize_short_side=max(height, width, round(preprocessing.resize_short_side * share)),
-    )
-    return normalize(np.asarray(fit(image, plain).convert("RGB")), plain)
 
 
 def _numbers(version: ModelVersion, tensor: Any, preset: Preset, at: str) -> NDArray[np.float32]:

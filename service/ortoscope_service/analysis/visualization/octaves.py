@@ -96,7 +96,8 @@ def visualize_octaves(
     result: Visualization | None = None
     for octave, own in enumerate(octave_sizes(whole, octaves, scale)):
         program = program_of(own)
-        base = np.zeros(1, np.float32) if start is None else resized(start, own)
+        # Weights that add up to one do so but for a rounding error.
+        base = np.zeros(1, np.float32) if start is None else np.clip(resized(start, own), 0, 1)
         if added is not None:
             picture: Array | None = np.clip(base + resized(added, own), 0, 1)
         else:
