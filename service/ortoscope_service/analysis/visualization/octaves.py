@@ -40,7 +40,7 @@ def octave_sizes(size: Size, octaves: int, scale: float) -> list[Size]:
 
 def resized(pictures: Array, size: Size) -> NDArray[np.float32]:
     """Pictures (..., height, width) at another size: linear, averaging where they get smaller, edges held."""
-    result = np.asarray(pictures, np.float32)
+    result = own = np.asarray(pictures, np.float32)
     for axis, length in zip((-2, -1), size, strict=True):
         given = result.shape[axis]
         if given == length:
@@ -49,7 +49,9 @@ def resized(pictures: Array, size: Size) -> NDArray[np.float32]:
         positions = np.clip((np.arange(length) + 0.5) * step - 0.5, 0, given - 1)[None]
         matrix = interpolation_matrices(positions, given, edge="reflect", reach=max(1.0, step))[0]
         result = np.moveaxis(np.moveaxis(result, axis, -1) @ matrix.T, -1, axis)
-    return np.ascontiguousarray(result)
+    # Weights add up to one but for a rounding error, which must not make white whiter.
+    low, high = (limit(own, axis=(-2, -1), keepdims=True) for limit in (np.min, np.max))
+    return np.ascontiguousarray(np.clip(result, low, high))
 
 
 def visualize_octaves(
@@ -96,8 +98,7 @@ def visualize_octaves(
     result: Visualization | None = None
     for octave, own in enumerate(octave_sizes(whole, octaves, scale)):
         program = program_of(own)
-        # Weights that add up to one do so but for a rounding error.
-        base = np.zeros(1, np.float32) if start is None else np.clip(resized(start, own), 0, 1)
+        base = np.zeros(1, np.float32) if start is None else resized(start, own)
         if added is not None:
             picture: Array | None = np.clip(base + resized(added, own), 0, 1)
         else:
