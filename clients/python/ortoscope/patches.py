@@ -126,7 +126,7 @@ def run_patch_test(
     request = visualization_pb2.TestPatchRequest(
         model=model.name,
         sizes=sizes,
-        places=[PLACES[place] for place in places],  # type: ignore[misc]
+        places=[PLACES[place] for place in places],  # type: ignore[misc] # numbers stand for enums
         target=None if target is None else class_reference(target),
         controls=controls,
         seed=seed,

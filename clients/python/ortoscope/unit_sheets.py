@@ -250,7 +250,7 @@ class UnitSheet:
     def _save(self, folder: Path, examples: ExampleSet | None, show: Progress) -> Path:
         # Imported here: whoever asks for pictures alone needs no template engine.
         # Only who saves a report waits for what draws it.
-        from ortoscope.report.gallery import SHOWN_EXAMPLES, render_unit_sheet  # noqa: PLC0415
+        from ortoscope.report.gallery import SHOWN_EXAMPLES, render_unit_sheet  # noqa: PLC0415 - templates, only for a page
         from ortoscope.report.sources import example_sources, tap_of  # noqa: PLC0415
 
         check_result_folder(folder, KIND, FILES)

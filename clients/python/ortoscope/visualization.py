@@ -288,7 +288,7 @@ class Visualization(Sequence[VisualizedItem]):
         match target.suffix.lower():
             case ".npz":
                 buffer = io.BytesIO()
-                np.savez_compressed(buffer, **self.arrays())  # type: ignore[arg-type]
+                np.savez_compressed(buffer, **self.arrays())  # type: ignore[arg-type] # the stub thinks of its flag
                 write_file(target, buffer.getvalue())
                 return [target]
             case ".png":

@@ -352,7 +352,7 @@ def patch_test(
             patch,
             pictures,
             sizes=size or (),
-            places=place or (),  # type: ignore[arg-type]
+            places=place or (),  # type: ignore[arg-type] # checked above
             target=wanted,
             controls=controls,
             seed=seed,

@@ -248,7 +248,7 @@ def _changed(expected: Any, data: Any, names: list[str], value: Any) -> Any:
         return _NOWHERE if changed is _NOWHERE else {word: changed}
     if not names:
         return value
-    if not dataclasses.is_dataclass(expected) or names[0] not in settable(expected):  # type: ignore[arg-type]
+    if not dataclasses.is_dataclass(expected) or names[0] not in settable(expected):  # type: ignore[arg-type] # a dataclass
         return _NOWHERE
     if not isinstance(data, Mapping):
         raise Unreadable("", f"{shown(data)} is no object")
@@ -269,7 +269,7 @@ def _flattened(expected: Any, value: Any, name: str) -> Iterator[tuple[str, str]
         expected = type(value)
     if value is not None and dataclasses.is_dataclass(expected):
         hints = get_type_hints(expected)
-        for own in settable(expected):  # type: ignore[arg-type]
+        for own in settable(expected):  # type: ignore[arg-type] # a dataclass
             yield from _flattened(hints[own], getattr(value, own), f"{name}.{own}")
         return
     yield name, json.dumps(_CODEC.write(expected, value), allow_nan=False)

@@ -66,7 +66,7 @@ class VisualizationSpec:
             objective_from_data(data.get("objective"), field=f"{field}.objective"),
             preset_from_data(data.get("preset"), field=f"{field}.preset"),
             start_digest=digest,
-            **numbers,  # type: ignore[arg-type]
+            **numbers,  # type: ignore[arg-type] # checked above
         )
 
 
