@@ -8,6 +8,10 @@ BIN := $(VENV)/bin
 # More arguments for pytest, for example `make test ARGS="-k thresholds"`.
 ARGS ?=
 
+# Processes that tests run in side by side, each taking whole files; 0 runs them in one, which a debugger needs.
+PROCESSES ?= auto
+PYTEST = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --maxprocesses 4 --dist loadfile
+
 # More options of `ortoscope-server serve` for the demo, for example `make demo SERVE="--workers 1"`.
 SERVE ?=
 
@@ -36,10 +40,10 @@ demo: $(DEMO_OR_MORE) ## Dissects a real network into demo-output/index.html; SE
 	@$(BIN)/python demo/run.py demo-output $(SERVE)
 
 test: $(DEVELOPMENT) ## Runs all tests but the long ones; ARGS="…" are passed to pytest.
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-long: $(DEVELOPMENT) ## Runs the long tests alone.
-	@$(BIN)/python -m pytest --long -m long $(ARGS)
+	@$(PYTEST) --long -m long $(ARGS)
 
 lint: $(DEVELOPMENT) ## Checks style, types and protos.
 	$(BIN)/python -m ruff check .
