@@ -206,6 +206,28 @@ def serve(
     stall_seconds: Annotated[
         float, typer.Option(min=1, help="A shard that gives no sign of life for so long is given up.")
     ] = 300.0,
+    visualizations: Annotated[
+        int,
+        typer.Option(
+            min=1, max=16, help="Visualizations that climb at once. One has all threads; more share them, step by step."
+        ),
+    ] = 1,
+    waiting_visualizations: Annotated[
+        int, typer.Option(min=1, help="Visualizations that wait for their turn; more are refused.")
+    ] = 20,
+    visualization_items: Annotated[int, typer.Option(min=1, help="Most pictures of one visualization.")] = 64,
+    visualization_pixels: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=2**24,
+            metavar="PIXELS",
+            help="Most pixels of all pictures of one visualization; a picture of 512 x 512 has 262144.",
+        ),
+    ] = 2048**2,
+    visualization_steps: Annotated[
+        int, typer.Option(min=1, help="Most steps of one visualization, attempts, octaves and other seeds included.")
+    ] = 20_000,
     retention_days: Annotated[
         float, typer.Option(min=0, help="How long the record of an operation is kept after it ended; results stay.")
     ] = 30.0,
@@ -230,7 +252,14 @@ def serve(
 ) -> None:
     """Serve models and datasets over gRPC until SIGTERM or Ctrl-C."""
     from ortoscope_service.api.server import serve as serve_until_stopped  # noqa: PLC0415
-    from ortoscope_service.config import ClusterConfig, JobsConfig, Limits, ServerConfig, TlsFiles  # noqa: PLC0415
+    from ortoscope_service.config import (  # noqa: PLC0415
+        ClusterConfig,
+        JobsConfig,
+        Limits,
+        ServerConfig,
+        TlsFiles,
+        VisualizationConfig,
+    )
 
     tls = None
     if tls_certificate is not None and tls_key is not None:
@@ -264,7 +293,14 @@ def serve(
             ),
             grace_seconds=grace,
             metrics_listen=metrics,
-            limits=Limits(operation_retention_seconds=round(retention_days * 86400)),
+            visualizations=VisualizationConfig(at_once=visualizations),
+            limits=Limits(
+                operation_retention_seconds=round(retention_days * 86400),
+                max_visualization_items=visualization_items,
+                max_visualization_pixels=visualization_pixels,
+                max_visualization_steps=visualization_steps,
+                max_waiting_visualizations=waiting_visualizations,
+            ),
         )
     )
 

@@ -47,19 +47,14 @@ class Limits:
     """Most steps of one Visualize request, over all of its attempts and octaves."""
 
     max_waiting_visualizations: int = 20
-    """Most Visualize calls that wait for their turn. Each holds one of the calls that are worked on at once; where
-    those are few, two thirds of them are the limit, so that others find a place."""
+    """Most Visualize calls that wait for their turn. Each holds one of the calls that are worked on at once; together
+    with those that climb, two thirds of them are the limit, so that others find a place."""
 
     visualization_deadline_seconds: int = 6 * 3600
     """Deadline of a Visualize call that came without one: long climbs behind other long climbs, yet not for ever."""
 
     kept_visualization_bytes: int = 4 * 1024**3
     """Most bytes of results of visualizations that are kept for when they are asked for again; the oldest go first."""
-
-    @property
-    def waiting_visualizations(self) -> int:
-        """Most Visualize calls that wait for their turn, where few calls are worked on at once, too."""
-        return max(1, min(self.max_waiting_visualizations, 2 * self.max_concurrent_rpcs // 3 - 1))
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,8 @@ class VisualizationConfig:
     """How visualizations share the machine with other calls."""
 
     at_once: int = 1
-    """Climbs at once. One has all threads; more would only take turns, each slower."""
+    """Visualize calls that climb at once. One has all threads; more take turns, each slower, but a short one does not
+    wait for the end of a long one."""
 
 
 @dataclass(frozen=True)
@@ -187,3 +183,9 @@ class ServerConfig:
 
     limits: Limits = field(default_factory=Limits)
     """How much the server takes at a time."""
+
+    @property
+    def waiting_visualizations(self) -> int:
+        """Most Visualize calls that wait for their turn: with those that climb they hold two thirds of all calls."""
+        others = 2 * self.limits.max_concurrent_rpcs // 3 - self.visualizations.at_once
+        return max(1, min(self.limits.max_waiting_visualizations, others))

@@ -29,7 +29,7 @@ from ortoscope.v1.visualization_pb2 import (
     VisualizeRequest,
 )
 from ortoscope_service.analysis.visualization.png import read_spec
-from ortoscope_service.config import Limits, ServerConfig
+from ortoscope_service.config import Limits, ServerConfig, VisualizationConfig
 from ortoscope_service.models.repository import ModelRepository
 from pictures import encode, photo
 from PIL import Image
@@ -445,6 +445,31 @@ def test_a_verdict_compares_with_the_images_of_a_dataset(server: Stubs) -> None:
     assert other.items[0].png == result.items[0].png  # the picture does not know what it is compared with
 
 
+def test_climbs_from_other_seeds_are_told_as_further_attempts(server: Stubs) -> None:
+    comparison = Comparison(dataset="datasets/photos", images=4, seeds=2)
+    told = [
+        event.progress
+        for event in events(server, request(recipe=recipe(seed=fresh()), comparison=comparison))
+        if event.WhichOneof("event") == "progress"
+    ]
+    assert {(each.attempts, each.octaves, each.steps) for each in told} == {(3, 1, 8)}
+    places = [(each.attempt, each.step) for each in told]
+    assert places == sorted(places)
+    assert set(places) == {(attempt, step) for attempt in (1, 2, 3) for step in range(1, 9)}
+
+
+def test_a_time_limit_ends_the_climbs_from_other_seeds_too(server: Stubs) -> None:
+    limited = recipe({**SMALL, "recipe.steps": "1100"}, fresh())
+    limited.time_budget.FromMilliseconds(1000)
+    asked = request(recipe=limited, comparison=Comparison(dataset="datasets/photos", images=4, seeds=16))
+    began = time.monotonic()
+    verdict = climbed(server, asked).items[0].verdict
+    assert time.monotonic() - began < 5
+    assert verdict.images == 4
+    assert len(verdict.seed_objectives) < 16
+    assert not climbed(server, asked).cached
+
+
 def settings(**changed: str) -> VisualizationRecipe:
     return recipe({**SMALL, **{name.replace("_", "."): value for name, value in changed.items()}})
 
@@ -600,4 +625,8 @@ def test_limits_are_published(server: Stubs, visualization_config: ServerConfig)
 
 @pytest.mark.parametrize(("calls", "waiting"), [(32, 20), (9, 5), (3, 1), (1, 1)])
 def test_those_who_wait_leave_room_for_other_calls(calls: int, waiting: int) -> None:
-    assert Limits(max_concurrent_rpcs=calls).waiting_visualizations == waiting
+    folder = Path("unused")
+    config = ServerConfig(folder, folder, limits=Limits(max_concurrent_rpcs=calls))
+    assert config.waiting_visualizations == waiting
+    several = dataclasses.replace(config, visualizations=VisualizationConfig(at_once=4))
+    assert several.waiting_visualizations == max(1, waiting - 3)

@@ -14,11 +14,11 @@ import ortoscope
 import pytest
 from ortoscope.climbing import Climb, climb_display
 from ortoscope.objectives import VisualizationObjective, channel, class_logit, layer, neuron
+from ortoscope.picture_specs import SPEC_KEYWORD, read_spec, request_of
 from ortoscope.rpcs import Rpcs
 from ortoscope.tensors import to_tensor
 from ortoscope.unit_sheets import UnitSheetArrays
 from ortoscope.v1 import models_pb2, visualization_pb2
-from ortoscope.visualization import SPEC_KEYWORD, read_spec, request_of
 from pictures import encode, photo
 from PIL import Image, PngImagePlugin
 from scripted_server import fail, scripted

@@ -13,8 +13,10 @@ import pytest
 import typer
 from onboarding_models import saved, write_photos
 from ortoscope_service.commands import _channels, _size, app
+from ortoscope_service.config import Limits, ServerConfig
 from ortoscope_service.errors import OrtoscopeError
 from tiny_models import tiny_cnn
+from typer.testing import CliRunner
 
 
 def command(*arguments: object) -> list[str]:
@@ -163,6 +165,26 @@ def test_serve_listens_until_it_is_told_to_stop(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+def test_serve_takes_the_limits_of_visualizations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[ServerConfig] = []
+    monkeypatch.setattr("ortoscope_service.api.server.serve", served.append)
+    folders = ("--models", str(tmp_path), "--store", str(tmp_path / "store"))
+    words = "--visualizations 3 --waiting-visualizations 7 --visualization-items 5 --visualization-pixels 1000"
+    for options in ((), (*words.split(), "--visualization-steps", "40")):
+        assert CliRunner().invoke(app, ["serve", *folders, *options]).exit_code == 0
+    usual, changed = served
+    assert usual == ServerConfig(tmp_path, tmp_path / "store", limits=Limits())
+    assert changed.visualizations.at_once == 3
+    limits = Limits(
+        max_visualization_items=5,
+        max_visualization_pixels=1000,
+        max_visualization_steps=40,
+        max_waiting_visualizations=7,
+    )
+    assert changed.limits == limits
+    assert CliRunner().invoke(app, ["serve", *folders, "--visualizations", "0"]).exit_code == 2
 
 
 def test_serve_refuses_what_it_must(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from browser import chromium, opened
 from command_line import command, environment, run, run_json
 from ortoscope.objectives import channel, class_logit, neuron
-from ortoscope.visualization import read_spec
+from ortoscope.picture_specs import read_spec
 from pictures import encode, photo
 from PIL import Image
 from playwright.sync_api import Browser, expect
@@ -107,6 +107,14 @@ def test_items_go_to_numbered_files_and_arrays_to_one(target: str, tmp_path: Pat
     with np.load(tmp_path / "out.npz") as arrays:
         assert arrays["values"].shape == (2, 3, 16, 16)
         assert arrays["history"].shape == (12, 2)
+
+
+def test_what_the_time_budget_left_out_of_a_comparison_is_said(target: str) -> None:
+    words = ("visualize", "cnn", "--tap", "relu1", "--unit", "5", "--set", "size=16", "--set", "recipe.steps=1100")
+    compared = ("--compare", "photos", "--compare-seeds", "16", "--time-budget", "1s")
+    shown = run(*words, *compared, "--target", target)
+    assert re.search(r"The time was over before \d+ of the climbs from other seeds came to their end", shown.stderr)
+    assert re.search(r"^least +", shown.stdout, re.MULTILINE)  # images are compared with in any case
 
 
 def test_frames_are_an_animation_that_ends_with_the_picture(target: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ortoscope.inputs import Input
 from ortoscope.models import Model, ModelEntry, model_table
 from ortoscope.operation_collection import Operations
 from ortoscope.operations import Operation
+from ortoscope.picture_specs import MadeAgain, read_spec, request_of
 from ortoscope.presets import Preset, list_presets
 from ortoscope.rpcs import Rpcs, all_pages
 from ortoscope.tables import Column, Table
@@ -28,7 +29,7 @@ from ortoscope.v1 import (
     models_pb2,
     visualization_pb2,
 )
-from ortoscope.visualization import MadeAgain, OnProgress, read_spec, request_of, to_message, visualize
+from ortoscope.visualizing import OnProgress, to_message, visualize
 
 
 def connect(

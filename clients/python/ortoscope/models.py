@@ -19,7 +19,7 @@ from ortoscope import (
     resource_names,
     tabular,
     unit_sheets,
-    visualization,
+    visualizing,
 )
 from ortoscope.activations import Activations, Reduce, Selection, TapActivations
 from ortoscope.attributions import Attributions, Per
@@ -49,7 +49,8 @@ from ortoscope.text import (
 )
 from ortoscope.unit_sheets import UnitNumber, UnitSheet
 from ortoscope.v1 import models_pb2
-from ortoscope.visualization import Comparison, OnProgress, Request, Visualization
+from ortoscope.visualization import Comparison, Visualization
+from ortoscope.visualizing import OnProgress, Request
 
 
 @dataclass(frozen=True)
@@ -405,8 +406,8 @@ class Tap:
         wanted = Request(
             -found if negative else found, preset, settings, seed, items, start, comparison, time_budget, preview_every
         )
-        message = visualization.to_message(self._rpcs, self._model, wanted)
-        return visualization.visualize(self._rpcs, message, progress=progress, on_progress=on_progress)
+        message = visualizing.to_message(self._rpcs, self._model, wanted)
+        return visualizing.visualize(self._rpcs, message, progress=progress, on_progress=on_progress)
 
     def visualize_units(
         self,
@@ -438,7 +439,7 @@ class Tap:
         Raises:
             OrtoscopeError: As Visualization.VisualizeUnits.
         """
-        recipe = visualization.recipe_message(preset, settings, seed, None)
+        recipe = visualizing.recipe_message(preset, settings, seed, None)
         return unit_sheets.start_unit_sheet(
             self._rpcs, self.name, units, kind=kind, negative=negative, recipe=recipe, time_limit=time_limit
         )
@@ -783,8 +784,8 @@ class Model:
             OSError: A file cannot be read.
         """
         wanted = Request(objective, preset, settings, seed, items, start, comparison, time_budget, preview_every)
-        message = visualization.to_message(self._rpcs, self.proto, wanted)
-        return visualization.visualize(self._rpcs, message, progress=progress, on_progress=on_progress)
+        message = visualizing.to_message(self._rpcs, self.proto, wanted)
+        return visualizing.visualize(self._rpcs, message, progress=progress, on_progress=on_progress)
 
     def stream_visualization(
         self,
@@ -819,7 +820,7 @@ class Model:
             OSError: A file cannot be read.
         """
         wanted = Request(objective, preset, settings, seed, items, start, comparison, time_budget, preview_every)
-        return visualization.stream(self._rpcs, visualization.to_message(self._rpcs, self.proto, wanted))
+        return visualizing.stream(self._rpcs, visualizing.to_message(self._rpcs, self.proto, wanted))
 
     def test_patch(
         self,

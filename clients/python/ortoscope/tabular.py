@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ortoscope import gradients, objectives, resource_names, visualization
+from ortoscope import gradients, objectives, resource_names, visualizing
 from ortoscope.errors import FailedPrecondition, InvalidArgument
 from ortoscope.files import write_file
 from ortoscope.gradients import Objective
@@ -267,7 +267,7 @@ def optimal_input(
     _check_input(model, data)
     low, high, median = _limits(data, within, bounds or {})
     climbed = _climbed(objective, negative=negative)
-    request = visualization.Request(
+    request = visualizing.Request(
         climbed,
         preset="vector",
         settings={
@@ -281,7 +281,7 @@ def optimal_input(
         seed=seed,
         items=starts,
     )
-    found = visualization.visualize(rpcs, visualization.to_message(rpcs, model, request))
+    found = visualizing.visualize(rpcs, visualizing.to_message(rpcs, model, request))
     ends = np.where(np.isfinite(found.objective), found.objective, -np.inf)
     row = np.asarray(found.items[int(ends.argmax())].values, np.float32)
     answers = _Answers.ask(rpcs, model, objective, row, median, negative=negative)

@@ -20,12 +20,14 @@ from ortoscope.examples import ExampleSet, UnitExamples
 from ortoscope.files import PROVENANCE, check_result_folder, write_result
 from ortoscope.messages import provenance_record
 from ortoscope.operations import Operation
+from ortoscope.picture_specs import recipe_of, spec_unknown
 from ortoscope.presets import list_presets
 from ortoscope.progress import Progress, shown
 from ortoscope.rpcs import Rpcs
 from ortoscope.tables import Column, Table
 from ortoscope.v1 import provenance_pb2, visualization_pb2
-from ortoscope.visualization import end_word, recipe_message, recipe_of, side_by_side, spec_unknown
+from ortoscope.visualization import end_word, side_by_side
+from ortoscope.visualizing import recipe_message
 
 UnitNumber: TypeAlias = Literal["channel", "neuron"]
 """Which number of a unit is climbed: the mean over all sites, or the middle site."""

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -13,31 +13,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.duration_pb2 import Duration as DurationMessage
 from PIL import Image
 
 from ortoscope import resource_names
-from ortoscope.activations import batches
-from ortoscope.climbing import Climb, climb_display
-from ortoscope.durations import Duration, seconds_of
-from ortoscope.errors import Internal, InvalidArgument
+from ortoscope.errors import InvalidArgument
 from ortoscope.files import write_file
-from ortoscope.inputs import Input
-from ortoscope.objectives import VisualizationObjective
-from ortoscope.rpcs import Rpcs
 from ortoscope.tensors import to_array
-from ortoscope.v1 import models_pb2, provenance_pb2, visualization_pb2
+from ortoscope.v1 import provenance_pb2, visualization_pb2
 
 Array: TypeAlias = npt.NDArray[Any]
-
-OnProgress: TypeAlias = Callable[[Climb], None]
-"""Is told of every step that the server tells of."""
-
-SPEC_KEYWORD = "ortoscope:spec"
-"""The text in a PNG's metadata that holds the whole specification."""
-
-_PREVIEWS_BY_DEFAULT = 60
-"""About how many previews a whole climb gives where frames are wanted."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +86,7 @@ class Verdict:
     """Those with the smallest, ascending."""
 
     seed_objectives: tuple[float, ...]
-    """The objective that climbs from other seeds came to."""
+    """The objective that climbs from other seeds came to; fewer than were asked for if the time budget ended before."""
 
     seed_agreement: float
     """How alike the pictures of all seeds are to the model, from -1 to 1; 0 without other seeds."""
@@ -326,221 +310,6 @@ class Visualization(Sequence[VisualizedItem]):
         return "".join(_figure(item) for item in self.items)
 
 
-@dataclass(frozen=True)
-class Request:
-    """A visualization before it is asked for: everything but the model's messages."""
-
-    objective: VisualizationObjective
-    """What is climbed."""
-
-    preset: str = ""
-    """Name of a preset; empty: the server's choice for the model."""
-
-    settings: Mapping[str, object] | None = None
-    """Settings of the preset that are changed, by the names that `presets()` lists."""
-
-    seed: int = 0
-    """Where randomness comes from."""
-
-    items: int = 1
-    """Pictures made at once, each from a start of its own."""
-
-    start: Input | None = None
-    """The input that the climb starts from; None: at random."""
-
-    comparison: "str | Comparison | None" = None
-    """What it is compared with: a dataset, by its name or with details."""
-
-    time_budget: Duration | None = None
-    """Longest time to climb."""
-
-    preview_every: int = 0
-    """Every so many steps the server sends previews; 0: never."""
-
-
-def recipe_message(
-    preset: str, settings: Mapping[str, object] | None, seed: int, time_budget: Duration | None
-) -> visualization_pb2.VisualizationRecipe:
-    """How an objective is climbed, as the API takes it: the values of settings become JSON.
-
-    Raises:
-        InvalidArgument: SETTING_NOT_JSON, DURATION_INVALID.
-    """
-    budget = None
-    if time_budget is not None:
-        budget = DurationMessage()
-        budget.FromMilliseconds(round(seconds_of(time_budget, "time_budget") * 1000))
-    given = {name: _json_text(name, value) for name, value in (settings or {}).items()}
-    return visualization_pb2.VisualizationRecipe(preset=preset, settings=given, seed=seed, time_budget=budget)
-
-
-def to_message(rpcs: Rpcs, model: models_pb2.ModelVersion, wanted: Request) -> visualization_pb2.VisualizeRequest:
-    """A request as the API takes it; a start too large for a message goes as a blob.
-
-    Raises:
-        OrtoscopeError: As `to_item`, and as Blobs.WriteBlob; SETTING_NOT_JSON, DURATION_INVALID.
-        OSError: A file cannot be read.
-    """
-    comparison = wanted.comparison
-    if isinstance(comparison, str):
-        comparison = Comparison(comparison)
-    start = None
-    if wanted.start is not None:
-        ((start,),) = batches(rpcs, model, [wanted.start], 1)
-    return visualization_pb2.VisualizeRequest(
-        model=model.name,
-        objective=wanted.objective.proto,
-        recipe=recipe_message(wanted.preset, wanted.settings, wanted.seed, wanted.time_budget),
-        items=wanted.items,
-        start=start,
-        preview_every=wanted.preview_every,
-        comparison=None if comparison is None else comparison.to_proto(),
-    )
-
-
-def stream(rpcs: Rpcs, request: visualization_pb2.VisualizeRequest) -> Generator["Climb | Visualization"]:
-    """Climbs, and tells how it goes; closing the iterator, or an interrupt, ends the work on the server within a step.
-
-    Yields:
-        How far it is, any number of times, and the visualization at the end.
-
-    Raises:
-        OrtoscopeError: As Visualization.Visualize.
-    """
-    answers = rpcs.visualize(request)
-    finished = False
-    try:
-        for answer in answers:
-            match answer.WhichOneof("event"):
-                case "queued":
-                    yield Climb.waiting(answer.queued)
-                case "progress":
-                    yield Climb.from_proto(answer.progress)
-                case "result":
-                    finished = True
-                    yield Visualization(answer.result)
-    finally:
-        answers.close()
-    if not finished:
-        raise Internal("The server ended a visualization without a result.", reason="ANSWER_MISSING")
-
-
-def visualize(
-    rpcs: Rpcs,
-    request: visualization_pb2.VisualizeRequest,
-    *,
-    progress: bool = False,
-    on_progress: OnProgress | None = None,
-) -> Visualization:
-    """Climbs to the end.
-
-    Args:
-        rpcs: The calls.
-        request: What to climb.
-        progress: Whether progress is shown on stderr or in the notebook.
-        on_progress: Is told how far it is.
-
-    Raises:
-        OrtoscopeError: As Visualization.Visualize.
-    """
-    with climb_display(shown=progress) as show:
-        for event in stream(rpcs, request):
-            if isinstance(event, Visualization):
-                return event
-            show(event)
-            if on_progress is not None:
-                on_progress(event)
-    raise AssertionError("a stream ends with a result or raises")
-
-
-@dataclass(frozen=True)
-class MadeAgain:
-    """A picture that was made again from its own metadata."""
-
-    visualization: Visualization
-    """What came of it."""
-
-    item: int | None
-    """Which of its items has the same bytes as the file; None: none has."""
-
-    @property
-    def same(self) -> bool:
-        """Whether the file was made again byte for byte."""
-        return self.item is not None
-
-
-def read_spec(source: str | Path | bytes) -> dict[str, Any]:
-    """The whole specification in the metadata of a picture that a server made.
-
-    Raises:
-        InvalidArgument: SPEC_MISSING: it is no PNG, or one from elsewhere.
-        OSError: The file cannot be read.
-    """
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
-            opened.load()  # texts may stand behind the pixels
-            spec = json.loads(getattr(opened, "text", {})[SPEC_KEYWORD])
-    except (OSError, SyntaxError, ValueError, KeyError, RecursionError):
-        spec = None
-    if not isinstance(spec, dict):
-        name = "The picture" if isinstance(source, bytes) else repr(str(source))
-        raise InvalidArgument(
-            f"{name} does not tell how it was made: its metadata have no '{SPEC_KEYWORD}'. Take the PNG as the server "
-            "made it; other programs drop metadata when they save.",
-            reason="SPEC_MISSING",
-            field="png",
-        )
-    return spec
-
-
-def request_of(spec: Mapping[str, Any], start: Input | None = None) -> Request:
-    """The request that a picture's specification describes.
-
-    Args:
-        spec: As `read_spec` gives it.
-        start: What it started from, if the specification does not say where that is to be had.
-
-    Raises:
-        InvalidArgument: SPEC_UNKNOWN: it lacks a part, or is that of another kind of picture; START_NEEDED.
-    """
-    known = spec.get("start")
-    if start is None and isinstance(known, Mapping):
-        start = known.get("blob") or known.get("dataset_image")
-        if start is None:
-            raise InvalidArgument(
-                "The picture was climbed from numbers that its metadata do not hold; give them as the start.",
-                reason="START_NEEDED",
-                field="start",
-                metadata={"digest": str(known.get("digest", ""))},
-            )
-    items = spec.get("items")
-    if not isinstance(items, int) or not 0 <= items < 2**31 or "objective" not in spec:
-        raise spec_unknown(spec)
-    preset, settings, seed = recipe_of(spec)
-    objective = VisualizationObjective.from_data(spec["objective"])
-    return Request(objective, preset, settings, seed, items, start)
-
-
-def recipe_of(spec: Mapping[str, Any]) -> tuple[str, dict[str, object], int]:
-    """Preset, settings and seed of a specification.
-
-    Raises:
-        InvalidArgument: SPEC_UNKNOWN.
-    """
-    preset, settings, seed = spec.get("preset"), spec.get("settings"), spec.get("seed")
-    if not isinstance(preset, str) or not isinstance(settings, dict):
-        raise spec_unknown(spec)
-    if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise spec_unknown(spec)
-    return preset, settings, seed
-
-
-def frame_interval(steps: int) -> int:
-    """Every how many steps a preview makes a smooth animation of a whole climb."""
-    return max(1, math.ceil(steps / _PREVIEWS_BY_DEFAULT))
-
-
 def side_by_side(pictures: Sequence[Image.Image], columns: int = 0, gap: int = 2) -> Image.Image:
     """Pictures of one size in rows, on white.
 
@@ -577,16 +346,6 @@ def end_word(number: int) -> str:
     return "unknown" if word == "unspecified" else word
 
 
-def spec_unknown(spec: Mapping[str, Any]) -> InvalidArgument:
-    """The error for a specification that lacks a part, or is that of something else."""
-    return InvalidArgument(
-        "The picture's metadata do not say all that is needed to make it again; it may be of another version.",
-        reason="SPEC_UNKNOWN",
-        field="png",
-        metadata={"verb": str(spec.get("verb", ""))},
-    )
-
-
 def not_a_picture(shape: Sequence[int]) -> InvalidArgument:
     """The error for what has no picture."""
     return InvalidArgument(
@@ -604,17 +363,6 @@ _ENDS = {
     "dead": "no gradient reaches the input",
     "not_finite": "no longer a finite number",
 }
-
-
-def _json_text(name: str, value: object) -> str:
-    try:
-        return json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        raise InvalidArgument(
-            f"The value of the setting {name!r} cannot be written as JSON: {value!r:.60}.",
-            reason="SETTING_NOT_JSON",
-            field=f"recipe.settings.{name}",
-        ) from None
 
 
 def _figure(item: VisualizedItem) -> str:

@@ -40,7 +40,7 @@ class CapabilitiesServicer(capabilities_pb2_grpc.CapabilitiesServicer):
                 max_visualization_items=limits.max_visualization_items,
                 max_visualization_pixels=limits.max_visualization_pixels,
                 max_visualization_steps=limits.max_visualization_steps,
-                max_waiting_visualizations=limits.waiting_visualizations,
+                max_waiting_visualizations=components.config.waiting_visualizations,
                 visualization_deadline_seconds=limits.visualization_deadline_seconds,
             ),
         )

@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from ortoscope.v1 import visualization_pb2
 
-from ortoscope_service.analysis.visualization.loop import End, Progress, Visualization
+from ortoscope_service.analysis.visualization.loop import Visualization
 from ortoscope_service.analysis.visualization.png import canonical_json
 from ortoscope_service.analysis.visualization.presets import PRESETS
 from ortoscope_service.analysis.visualization.settings import preset_settings
@@ -28,13 +28,13 @@ from ortoscope_service.api.visualization_events import Work
 from ortoscope_service.api.visualization_queue import Turn, VisualizationQueue
 from ortoscope_service.api.visualization_requests import Asked, read_request
 from ortoscope_service.api.visualization_results import history_tensor, progress_message, result_items
+from ortoscope_service.api.visualization_story import Story, Told
 from ortoscope_service.jobs.failures import is_disk_full
 from ortoscope_service.jobs.provenance import Computation, spec_digest
 from ortoscope_service.runtime.cancellation import Cancellation
 
 _LOG = logging.getLogger(__name__)
-_Told = Callable[[int, Progress], None]
-_Climb = Work[tuple[int, Progress], visualization_pb2.VisualizationResult]
+_Climb = Work[Told, visualization_pb2.VisualizationResult]
 
 
 class VisualizationServicer(UnitSheetsServicer, PatchesServicer):
@@ -42,9 +42,8 @@ class VisualizationServicer(UnitSheetsServicer, PatchesServicer):
 
     def __init__(self, components: Components) -> None:
         super().__init__(components)
-        self._queue = VisualizationQueue(
-            components.config.visualizations.at_once, components.limits.waiting_visualizations
-        )
+        config = components.config
+        self._queue = VisualizationQueue(config.visualizations.at_once, config.waiting_visualizations)
 
     def Visualize(
         self, request: visualization_pb2.VisualizeRequest, context: grpc.ServicerContext
@@ -120,9 +119,9 @@ class _Call:
     def _begin(self, turn: Turn) -> _Climb:
         """Begins to climb in a thread of its own, which gives the turn up: who reads slowly holds nobody up."""
 
-        def do(tell: Callable[[tuple[int, Progress], int], None]) -> visualization_pb2.VisualizationResult:
+        def do(tell: Callable[[Told, int], None]) -> visualization_pb2.VisualizationResult:
             try:
-                return self._result(lambda octave, progress: tell((octave, progress), _size(progress)))
+                return self._result(lambda told: tell(told, told.size))
             finally:
                 turn.leave()
 
@@ -132,26 +131,29 @@ class _Call:
 
     def _follow(self, work: _Climb) -> Iterator[visualization_pb2.VisualizeResponse]:
         """Passes on what a climb tells, and its result."""
-        recipe, octaves = self._asked.prepared.spec.preset.recipe, len(self._asked.prepared.octaves)
         try:
-            for octave, progress in work.events():
-                yield progress_message(octave, octaves, recipe.attempts, progress)
+            for told in work.events():
+                yield progress_message(told)
         finally:
             if not work.ended:
                 self._cancellation.cancel()  # nobody reads what it tells any more
             work.join()
         yield visualization_pb2.VisualizeResponse(result=work.result())
 
-    def _result(self, tell: _Told) -> visualization_pb2.VisualizationResult:
+    def _result(self, tell: Callable[[Told], None]) -> visualization_pb2.VisualizationResult:
         """Everything there is to compute."""
         asked, began = self._asked, time.time()
-        found = asked.prepared.run(
+        deadline = None if asked.budget_seconds is None else time.monotonic() + asked.budget_seconds
+        prepared, seeds = asked.prepared, 0 if asked.compared is None else asked.compared.seeds
+        story = Story(prepared.spec.preset.recipe.attempts, len(prepared.octaves), seeds, tell)
+        found = prepared.run(
             budget_seconds=asked.budget_seconds,
-            progress=tell,
+            progress=story.step,
             picture_every=asked.preview_every,
             cancellation=self._cancellation,
         )
-        verdicts = self._verdicts(found)
+        left = None if deadline is None else deadline - time.monotonic()
+        verdicts = self._verdicts(found, left, story)
         compared = asked.compared
         result = visualization_pb2.VisualizationResult(
             items=result_items(found, asked.specification, verdicts, None if compared is None else compared.name),
@@ -159,11 +161,12 @@ class _Call:
             spec_json=canonical_json(asked.specification),
             provenance=provenance_message(asked.version, self._computation(began)),
         )
-        if not any(outcome.end is End.BUDGET for outcome in found.outcomes):
+        in_time = left is None or left > 0
+        if in_time and all(len(verdict.seed_objectives) == seeds for verdict in verdicts):
             self._keep(result)
         return result
 
-    def _verdicts(self, found: Visualization) -> tuple[Verdict, ...]:
+    def _verdicts(self, found: Visualization, budget_seconds: float | None, story: Story) -> tuple[Verdict, ...]:
         compared = self._asked.compared
         if compared is None:
             return ()
@@ -174,7 +177,10 @@ class _Call:
             images=compared.images,
             examples=compared.examples,
             seeds=compared.seeds,
+            budget_seconds=budget_seconds,
             cancellation=self._cancellation,
+            progress=story.sign_of_life,
+            on_step=story.step_of,
         )
 
     def _computation(self, began: float) -> Computation:
@@ -203,8 +209,3 @@ class _Call:
             if not is_disk_full(error):
                 raise
             _LOG.warning("the disk is too full to keep the result of a visualization")
-
-
-def _size(progress: Progress) -> int:
-    """Bytes of what there is to tell after a step."""
-    return sum(0 if array is None else array.nbytes for array in (progress.objective, progress.clean, progress.picture))

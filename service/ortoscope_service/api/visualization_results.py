@@ -8,35 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 from ortoscope.v1 import visualization_pb2
 
-from ortoscope_service.analysis.visualization.loop import End, Outcome, Progress, Visualization
+from ortoscope_service.analysis.visualization.loop import End, Outcome, Visualization
 from ortoscope_service.analysis.visualization.png import CHANNELS, encode_png
 from ortoscope_service.analysis.visualization.verdict import ScoredImage, Verdict
 from ortoscope_service.api import resources
 from ortoscope_service.api.tensors import to_tensor
+from ortoscope_service.api.visualization_story import Told
 
 _ENDS = {end: f"END_{end.name}" for end in End}
 assert set(_ENDS.values()) < set(visualization_pb2.VisualizedItem.End.keys())
 _PICTURE_AXES = 3
 
 
-def progress_message(
-    octave: int, octaves: int, attempts: int, progress: Progress
-) -> visualization_pb2.VisualizeResponse:
-    """What there is to tell after a step; previews as PNG where there are pictures.
-
-    Args:
-        octave: The octave, from 0.
-        octaves: Octaves in all.
-        attempts: Attempts in all.
-        progress: The step.
-    """
+def progress_message(told: Told) -> visualization_pb2.VisualizeResponse:
+    """What there is to tell after a step; previews as PNG where there are pictures."""
+    progress = told.progress
     pictures = progress.picture if progress.picture is not None and is_picture(progress.picture.shape[1:]) else ()
     return visualization_pb2.VisualizeResponse(
         progress=visualization_pb2.VisualizationProgress(
-            attempt=progress.attempt + 1,
-            attempts=attempts,
-            octave=octave + 1,
-            octaves=octaves,
+            attempt=told.attempt,
+            attempts=told.attempts,
+            octave=told.octave,
+            octaves=told.octaves,
             step=progress.step,
             steps=progress.steps,
             objective=progress.objective,

@@ -146,6 +146,21 @@ def test_an_item_moves_as_if_it_were_alone(optimizer: Optimizer) -> None:
             assert value.tobytes() == together[name][item : item + 1].tobytes()
 
 
+@pytest.mark.parametrize("optimizer", [Adam(beta_2=0.9), Nadam(beta_2=0.9)], ids=["adam", "nadam"])
+def test_a_gradient_whose_square_is_beyond_float32_is_one_step_and_is_forgotten(optimizer: Adam | Nadam) -> None:
+    huge, ordinary = np.full((1, 2, 3), 1e30, np.float32), np.ones((1, 2, 3), np.float32)
+    nothing = np.zeros((1, 4), np.float32)
+    parameters = zeros(1)
+    state = optimizer.start(parameters)
+    state.step(np.zeros(1), {"a": huge, "b": nothing})
+    assert ((state.parameters["a"] > 0) & (state.parameters["a"] < 2 * optimizer.learning_rate)).all()
+    for _ in range(1000):  # of the mean square, which begins at 1e35, 0.9^1000 = 2e-46 is left
+        state.step(np.zeros(1), {"a": ordinary, "b": nothing})
+    before = state.parameters["a"].copy()
+    state.step(np.zeros(1), {"a": ordinary, "b": nothing})
+    np.testing.assert_allclose(state.parameters["a"] - before, optimizer.learning_rate, rtol=0.1)
+
+
 def test_shared_parameters_are_one_item() -> None:
     given = {"own": np.ones((4, 2), np.float32), "shared": np.full((1, 8), 3, np.float32)}
     state = Sgd(1.0).start({name: np.zeros_like(value) for name, value in given.items()})

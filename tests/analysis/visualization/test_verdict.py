@@ -1,6 +1,7 @@
 """Verdicts where the objective on every image is known: a network whose units are the mean colours of a picture."""
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,53 @@ def test_climbs_from_other_seeds_come_to_what_they_come_to_alone(version, datase
         other = prepared.run(seeds=[Seed(5 + number, item) for item in range(2)])
         assert [v.seed_objectives[number - 1] for v in verdicts] == [o.objective for o in other.outcomes]
     assert all(0.5 < verdict.seed_agreement <= 1 for verdict in verdicts)
+
+
+def test_every_step_of_the_climbs_from_other_seeds_is_told(version, dataset):
+    told: list[tuple[int, int, int, int]] = []
+    judge(
+        prepared_for(version),
+        reds(0.5),
+        dataset,
+        seeds=2,
+        on_step=lambda climb, octave, step: told.append((climb, octave, step.step, step.steps)),
+    )
+    assert told == [(climb, 0, step, 3) for climb in (1, 2) for step in (1, 2, 3)]
+
+
+def test_a_climb_that_the_end_of_the_time_cuts_short_is_left_out_with_all_after_it(version, dataset):
+    prepared = prepared_for(version, **{"recipe.steps": "20000"})
+    reached: list[int] = []
+    (verdict,) = judge(
+        prepared,
+        reds(0.5),
+        dataset,
+        seeds=3,
+        budget_seconds=0.4,
+        on_step=lambda climb, _octave, _step: reached.append(climb),
+    )
+    assert (verdict.seed_objectives, verdict.seed_agreement) == ((), 0.0)
+    assert set(reached) == {1}
+    assert len(reached) < 20000
+    assert verdict.images == len(REDS)  # which are compared with in any case
+    (whole,) = judge(prepared_for(version), reds(0.5), dataset, seeds=3, budget_seconds=60)
+    assert whole == judge(prepared_for(version), reds(0.5), dataset, seeds=3)[0]
+
+
+def test_climbs_that_came_to_their_end_before_count(version, dataset):
+    class Slow(Scripted):
+        def run(self, *, seeds: Sequence[Seed], **others: Any) -> Any:
+            result = super().run(seeds=seeds, **others)
+            if seeds[0].seed - self.spec.seed == 2:
+                time.sleep(others["budget_seconds"])
+            return result
+
+    direction = np.array([[1.0, 2, 3]])
+    slow: Any = Slow(prepared_for(version), dict.fromkeys(range(4), direction))
+    (verdict,) = judge(slow, reds(0), dataset, seeds=3, budget_seconds=0.5)
+    assert len(slow.climbed) == 2
+    assert verdict.seed_objectives == (10.0,)
+    assert verdict.seed_agreement == pytest.approx(1)
 
 
 def test_an_objective_that_reads_no_tap_has_no_agreement(version, dataset):

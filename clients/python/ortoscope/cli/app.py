@@ -24,13 +24,16 @@ from ortoscope.cli.arguments import (
     read_time_limit,
 )
 from ortoscope.cli.gradients import attribute, gradient
+from ortoscope.cli.help_text import flowing
 from ortoscope.cli.operations import operations_app
+from ortoscope.cli.patches import patch_test
+from ortoscope.cli.presets import presets
 from ortoscope.cli.results import check_output, finish
 from ortoscope.cli.session import FAILED, JsonOption, Options, TargetOption, session
 from ortoscope.cli.tabular import optimal_input
 from ortoscope.cli.text import text
 from ortoscope.cli.thresholds import read_thresholds
-from ortoscope.cli.visualize import patch_test, presets, visualize
+from ortoscope.cli.visualize import visualize
 from ortoscope.datasets import DatasetTable
 from ortoscope.dissections import Dissection
 from ortoscope.examples import ExampleSet, Rank
@@ -325,3 +328,8 @@ def validate(
         valid = report.valid
     if not valid:
         raise typer.Exit(FAILED)
+
+
+for _command in (*app.registered_commands, *operations_app.registered_commands):
+    assert _command.callback is not None
+    _command.help = flowing(_command.callback.__doc__ or "")

@@ -1,115 +1,53 @@
-"""The commands about what a network looks for: `visualize`, `presets` and `test-patch`."""
+"""The command `visualize`: what a network looks for, as a picture or as a sheet of them."""
 
-import io
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from PIL import Image
 
-from ortoscope import objectives, visualization
+from ortoscope.cli.animations import animation
 from ortoscope.cli.arguments import (
     GIVE_UP,
     GiveUpOption,
-    ModelArgument,
     NoWaitOption,
     TimeLimitOption,
     read_duration,
     read_site,
     read_time_limit,
 )
+from ortoscope.cli.climb_options import (
+    MOST_ITEMS,
+    MOST_SEEDS,
+    MOST_UNITS,
+    PICTURES,
+    Asked,
+    How,
+    read_asked,
+    read_settings,
+)
 from ortoscope.cli.results import check_output, finish, interrupted
 from ortoscope.cli.session import FAILED, JsonOption, Session, TargetOption, session
-from ortoscope.climbing import Climb, climb_display
-from ortoscope.errors import Cancelled, InvalidArgument
+from ortoscope.climbing import climb_display
+from ortoscope.errors import Cancelled
 from ortoscope.examples import ExampleSet
 from ortoscope.files import write_file
 from ortoscope.models import Model, Tap
-from ortoscope.objectives import VisualizationObjective
 from ortoscope.operations import Operation
-from ortoscope.patches import PLACES
-from ortoscope.presets import preset_table
-from ortoscope.rpcs import all_pages
+from ortoscope.picture_specs import read_spec, request_of
 from ortoscope.tables import Column, Table
 from ortoscope.unit_sheets import VERB as SHEET_VERB
 from ortoscope.unit_sheets import UnitSheet, start_again
-from ortoscope.v1 import visualization_pb2
-from ortoscope.visualization import Comparison, Request, ScoredImage, Visualization
+from ortoscope.visualization import Comparison, ScoredImage, Visualization
+from ortoscope.visualizing import Request, frame_interval, stream, to_message
 
 _PICTURE = ".png"
 _ARRAYS = ".npz"
 _FRAMES = ".webp"
-_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"}
-
-_FRAME_MILLISECONDS = 80
-_LAST_FRAME_MILLISECONDS = 1500
-"""How long frames of an animation are shown: quick enough to move, and the end long enough to be looked at."""
 
 _COMPARED = 32
 """Most activating images of each unit that a sheet is compared with: the picture's place among them is told exactly."""
-
-_MOST_UNITS, _MOST_SEEDS, _MOST_ITEMS = 1_000_000, 1_000_000_000, 10_000
-"""More than anybody asks for, and few enough for any message: further limits are the server's."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is climbed, as the options say it."""
-
-    tap: str
-    """The tap of the units; empty for a class or an objective from a file."""
-
-    units: tuple[int, ...]
-    """The units; empty for all of them."""
-
-    sheet: bool
-    """Whether there is a picture for each of several units."""
-
-    negative: bool
-    """Whether it is made small."""
-
-    neuron: bool
-    """Whether a site is climbed rather than the mean."""
-
-    site: tuple[int, ...]
-    """The site; the middle one if empty."""
-
-    class_: str
-    """The class."""
-
-    objective: VisualizationObjective | None
-    """The objective from a file."""
-
-    def objective_for(self, model: Model) -> VisualizationObjective:
-        """The one objective."""
-        if self.objective is not None:
-            found = self.objective
-        elif self.class_:
-            is_index = self.class_.isdecimal() and self.class_ not in model.class_labels
-            found = objectives.class_logit(int(self.class_) if is_index else self.class_)
-        elif self.neuron:
-            found = objectives.neuron(self.tap, self.units[0], self.site or None)
-        else:
-            found = objectives.channel(self.tap, self.units[0])
-        return -found if self.negative else found
-
-
-@dataclass(frozen=True)
-class How:
-    """How it is climbed, as the options say it."""
-
-    preset: str
-    """The preset; empty: the server's choice."""
-
-    settings: dict[str, object]
-    """Settings that are changed."""
-
-    seed: int
-    """Where randomness comes from."""
 
 
 def visualize(
@@ -121,7 +59,7 @@ def visualize(
     unit: Annotated[
         list[int] | None,
         typer.Option(
-            "--unit", min=0, max=_MOST_UNITS, help="The unit, from 0; several times: a sheet with a picture of each."
+            "--unit", min=0, max=MOST_UNITS, help="The unit, from 0; several times: a sheet with a picture of each."
         ),
     ] = None,
     units: Annotated[
@@ -147,12 +85,12 @@ def visualize(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the preset; may be given several times."),
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, max=_MOST_SEEDS, help="Where randomness comes from.")
+        int, typer.Option("--seed", metavar="N", min=0, max=MOST_SEEDS, help="Where randomness comes from.")
     ] = 0,
     items: Annotated[
         int,
         typer.Option(
-            "--items", metavar="N", min=1, max=_MOST_ITEMS, help="Pictures made at once, each from another start."
+            "--items", metavar="N", min=1, max=MOST_ITEMS, help="Pictures made at once, each from another start."
         ),
     ] = 1,
     start: Annotated[
@@ -163,7 +101,7 @@ def visualize(
     ] = "",
     compare_seeds: Annotated[
         int,
-        typer.Option("--compare-seeds", min=0, max=_MOST_ITEMS, help="With --compare: and with so many other seeds."),
+        typer.Option("--compare-seeds", min=0, max=MOST_ITEMS, help="With --compare: and with so many other seeds."),
     ] = 0,
     frames: Annotated[
         Path | None,
@@ -201,7 +139,8 @@ def visualize(
     objective.json, for what would be channel("blocks.10", 3) - 0.5 * channel("blocks.10", 7) in Python:
 
     {"sum": [{"channel": {"tap": "blocks.10", "unit": 3}},
-             {"scaled": {"weight": -0.5, "channel": {"tap": "blocks.10", "unit": 7}}}]}
+             {"scaled": {"weight": -0.5,
+                         "channel": {"tap": "blocks.10", "unit": 7}}}]}
 
     One picture goes to -o OUT.png; with --items they are OUT-1.png and so on. A PNG
     holds all that it was made from: --again makes it anew, and exits with 1 unless
@@ -230,12 +169,14 @@ def visualize(
         return
     if not model:
         raise typer.BadParameter("Name a model.", param_hint="MODEL")
-    asked = _asked(tap, unit or (), units, class_, objective, negative=negative, neuron=neuron, site=read_site(site))
+    asked = read_asked(
+        tap, unit or (), units, class_, objective, negative=negative, neuron=neuron, site=read_site(site)
+    )
     if asked.sheet:
         alone = {"--items": items > 1, "--start": start, "--frames": frames, "--site": site, "--time-budget": budget}
         if wrong := [name for name, given in alone.items() if given]:
             raise typer.BadParameter(f"{wrong[0]} goes with one objective, not with several units.")
-        if output is not None and output.suffix.lower() in {*_PICTURES, _ARRAYS}:
+        if output is not None and output.suffix.lower() in {*PICTURES, _ARRAYS}:
             raise typer.BadParameter(f"{str(output)!r}: several units go into a folder.", param_hint="--output")
         with session(context, target, as_json) as run:
             _make_sheet(run, model, asked, how, compare, output, wait=not no_wait, limit=limit, patience=patience)
@@ -260,204 +201,7 @@ def visualize(
         if run.output.as_json:
             run.output.json(result.proto)
             return
-        _tell(run, result, wanted.objective, files, frames)
-
-
-def presets(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Show this preset with every setting.")] = "",
-    target: TargetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the presets for visualizations, or every setting of one.
-
-    ortoscope presets
-    ortoscope presets maco
-
-    A setting is changed with `ortoscope visualize … --set NAME=VALUE`; values are
-    JSON, and a word stands for itself.
-    """
-    with session(context, target, as_json) as run:
-        response = all_pages(run.scope.rpcs.list_presets, visualization_pb2.ListPresetsRequest())
-        table = preset_table(response)
-        if name:
-            chosen = [preset for preset in table if preset.name == name]
-            if not chosen:
-                known = ", ".join(preset.name for preset in table)
-                raise InvalidArgument(
-                    f"There is no preset {name!r}; there are {known}.",
-                    reason="UNKNOWN_PRESET",
-                    metadata={"preset": name},
-                )
-            kept = [entry for entry in response.presets if entry.name == name]
-            response = visualization_pb2.ListPresetsResponse(presets=kept)
-            run.output.text(chosen[0].describe())
-        elif not run.output.as_json:
-            run.output.table(table)
-        if run.output.as_json:
-            run.output.json(response)
-
-
-def patch_test(
-    context: typer.Context,
-    model: ModelArgument,
-    patch: Annotated[str, typer.Option("--patch", metavar="PATCH.png", help="The patch, a picture.")],
-    over: Annotated[
-        list[str],
-        typer.Option("--over", metavar="DIR", help="The pictures: a folder, or files; may be given several times."),
-    ],
-    aim: Annotated[
-        str,
-        typer.Option(
-            "--class", metavar="NAME", help="The class that it shall bring about; otherwise any change counts."
-        ),
-    ] = "",
-    size: Annotated[
-        list[float] | None,
-        typer.Option("--size", help="Width as a share of the shorter side; several times.", show_default="0.1 to 0.4"),
-    ] = None,
-    place: Annotated[
-        list[str] | None,
-        typer.Option("--place", help=f"{', '.join(PLACES)}; several times.", show_default="the corners"),
-    ] = None,
-    controls: Annotated[
-        int,
-        typer.Option("--controls", metavar="N", min=0, max=_MOST_ITEMS, help="Controls of noise for each trial."),
-    ] = 4,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, max=_MOST_SEEDS, help="Where the draws of noise come from.")
-    ] = 0,
-    target: TargetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Paste a patch over pictures and count whose class changes, beside noise of the same size and colours.
-
-    ortoscope visualize efficientnet-lite0 --class baseball --set size=64 -o patch.png
-    ortoscope test-patch efficientnet-lite0 --patch patch.png --over whales/ --class baseball
-    ortoscope test-patch efficientnet-lite0 --patch patch.png --over whales/ --size 0.3 --place top_left
-
-    `pictures` were of another class before; `flips` are those that the patch
-    changed; `with noise` is the share that the patch's own pixels, shuffled, changed.
-    Only what the patch does beyond noise tells something.
-    """
-    pictures = _pictures(over)
-    if unknown := [name for name in place or () if name not in PLACES]:
-        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(PLACES)}.", param_hint="--place")
-    with session(context, target, as_json) as run:
-        version = run.scope.model(model)
-        wanted: int | str | None = aim or None
-        if aim.isdecimal() and aim not in version.class_labels:
-            wanted = int(aim)
-        found = version.test_patch(
-            patch,
-            pictures,
-            sizes=size or (),
-            places=place or (),  # type: ignore[arg-type] # checked above
-            target=wanted,
-            controls=controls,
-            seed=seed,
-        )
-        if run.output.as_json:
-            run.output.json(found.proto)
-            return
-        run.output.text(found.title)
-        run.output.table(found)
-
-
-def read_settings(words: Sequence[str]) -> dict[str, object]:
-    """`recipe.steps=64` → {"recipe.steps": 64}; what is no JSON stands for itself, as text.
-
-    Raises:
-        typer.BadParameter: There is no `=`, or a setting is given twice.
-    """
-    found: dict[str, object] = {}
-    for word in words:
-        name, separator, text = word.partition("=")
-        if not separator or not name.strip():
-            raise typer.BadParameter(f"{word!r}: write KEY=VALUE, such as recipe.steps=64.", param_hint="--set")
-        if name.strip() in found:
-            raise typer.BadParameter(f"{name.strip()!r} is given twice.", param_hint="--set")
-        try:
-            found[name.strip()] = json.loads(text, parse_constant=_refuse_constant)
-        except ValueError:
-            found[name.strip()] = text.strip()
-    return found
-
-
-def read_units(text: str) -> tuple[int, ...]:
-    """`0-2,7` → (0, 1, 2, 7); `all` → ().
-
-    Raises:
-        typer.BadParameter: It is no range of units.
-    """
-    if text.strip() == "all":
-        return ()
-    found: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part, re.ASCII)
-        first = int(match[1]) if match else 0
-        last = int(match[2] or first) if match else -1
-        if not first <= last < _MOST_UNITS:
-            raise typer.BadParameter(f"{text!r} is no range: write 0-63, 3,5,9-12 or all.", param_hint="--units")
-        found += range(first, last + 1)
-    if len(set(found)) != len(found):
-        raise typer.BadParameter(f"{text!r} names a unit twice.", param_hint="--units")
-    return tuple(found)
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(name)  # NaN and Infinity are no JSON
-
-
-def _asked(
-    tap: str,
-    unit: Sequence[int],
-    units: str,
-    class_: str,
-    objective: Path | None,
-    *,
-    negative: bool,
-    neuron: bool,
-    site: tuple[int, ...],
-) -> Asked:
-    """What the options ask for.
-
-    Raises:
-        typer.BadParameter: They contradict each other, or ask for nothing.
-    """
-    if sum(map(bool, (tap, class_, objective))) != 1:
-        raise typer.BadParameter("Say what is climbed: --tap and --unit, or --class, or --objective.")
-    if not tap and (unit or units or neuron or site):
-        raise typer.BadParameter("--unit, --units, --neuron and --site go with --tap.")
-    if tap and bool(unit) == bool(units):
-        raise typer.BadParameter("Say which units of the tap: either --unit 3 or --units 0-63.", param_hint="--unit")
-    if site and not neuron:
-        raise typer.BadParameter("--site goes with --neuron.", param_hint="--site")
-    if len(set(unit)) != len(unit):
-        raise typer.BadParameter("A unit is given twice.", param_hint="--unit")
-    chosen = read_units(units) if units else tuple(unit)
-    written = None if objective is None else _read_objective(objective)
-    return Asked(
-        tap=tap,
-        units=chosen,
-        sheet=bool(units) or len(unit) > 1,
-        negative=negative,
-        neuron=neuron,
-        site=site,
-        class_=class_,
-        objective=written,
-    )
-
-
-def _read_objective(path: Path) -> VisualizationObjective:
-    try:
-        return VisualizationObjective.from_data(json.loads(path.read_bytes(), parse_constant=_refuse_constant))
-    except OSError as error:
-        raise typer.BadParameter(f"{str(path)!r}: {error.strerror}.", param_hint="--objective") from None
-    except (ValueError, RecursionError):
-        raise typer.BadParameter(f"{str(path)!r} is no JSON.", param_hint="--objective") from None
-    except InvalidArgument as error:
-        raise typer.BadParameter(f"{str(path)!r}: {error.message}", param_hint="--objective") from None
+        _tell(run, result, wanted, files, frames)
 
 
 def _check_file(output: Path | None) -> None:
@@ -469,22 +213,17 @@ def _climb(run: Session, model: Model, wanted: Request, frames: Path | None) -> 
     """Climbs with progress on stderr; writes the frames, if they are asked for."""
     every = _frame_interval(run, wanted) if frames is not None else 0
     kept: list[bytes] = []
-
-    def keep(climb: Climb) -> None:
-        if climb.previews:
-            kept.append(climb.previews[0])
-
-    message = visualization.to_message(run.scope.rpcs, model.proto, wanted)
+    message = to_message(run.scope.rpcs, model.proto, wanted)
     message.preview_every = every
     try:
         with climb_display(shown=True) as show:
-            for event in visualization.stream(run.scope.rpcs, message):
+            for event in stream(run.scope.rpcs, message):
                 if isinstance(event, Visualization):
                     if frames is not None:
                         write_file(frames, animation([*kept, event[0].png]))
                     return event
                 show(event)
-                keep(event)
+                kept += event.previews[:1]
     except KeyboardInterrupt:
         error = Cancelled("Interrupted; the server stops.", reason="INTERRUPTED")
         if run.output.as_json:
@@ -539,35 +278,16 @@ def _frame_interval(run: Session, wanted: Request) -> int:
     if not isinstance(steps, int):
         known = {preset.name: preset.steps for preset in run.scope.presets()}
         steps = known.get(wanted.preset or "lucid", 0)
-    return visualization.frame_interval(steps)
-
-
-def animation(pictures: Sequence[bytes]) -> bytes:
-    """An animated WebP of PNGs, all brought to the size of the last.
-
-    Raises:
-        InvalidArgument: NOT_A_PICTURE.
-    """
-    if not pictures[-1]:
-        raise InvalidArgument("What was found is no picture, so that it has no frames.", reason="NOT_A_PICTURE")
-    opened = [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]
-    size = opened[-1].size
-    resized = [picture.resize(size, Image.Resampling.BICUBIC) for picture in opened]
-    buffer = io.BytesIO()
-    times = [_FRAME_MILLISECONDS] * (len(resized) - 1) + [_LAST_FRAME_MILLISECONDS]
-    resized[0].save(
-        buffer, "WEBP", save_all=True, append_images=resized[1:], duration=times, loop=0, quality=85, method=4
-    )
-    return buffer.getvalue()
+    return frame_interval(steps)
 
 
 def _make_again(run: Session, path: Path, start: str, frames: Path | None, output: Path | None) -> bool:
     """Makes a picture again, says how the two compare, and whether they are the same."""
     data = path.read_bytes()
-    spec = visualization.read_spec(data)
+    spec = read_spec(data)
     if spec.get("verb") == SHEET_VERB:
         return _make_sheet_again(run, path, spec, output)
-    wanted = visualization.request_of(spec, start or None)
+    wanted = request_of(spec, start or None)
     version = run.scope.model(str(spec.get("model", "")))
     result = _climb(run, version, wanted, frames)
     same = any(item.png == data for item in result)
@@ -575,7 +295,7 @@ def _make_again(run: Session, path: Path, start: str, frames: Path | None, outpu
     if run.output.as_json:
         run.output.json(result.proto)
         return same
-    _tell(run, result, wanted.objective, files, frames)
+    _tell(run, result, wanted, files, frames)
     run.output.text(
         f"The same bytes as {path}" if same else f"Not the same bytes as {path}{_changed(spec, result.spec)}"
     )
@@ -591,7 +311,7 @@ def _make_sheet_again(run: Session, path: Path, spec: dict[str, Any], output: Pa
     if run.output.as_json:
         run.output.json(sheet.proto)
         return same
-    now = visualization.read_spec(sheet.png)
+    now = read_spec(sheet.png)
     run.output.text(f"The same bytes as {path}" if same else f"Not the same bytes as {path}{_changed(spec, now)}")
     return same
 
@@ -606,16 +326,18 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
 def _tell(
     run: Session,
     result: Visualization,
-    objective: VisualizationObjective,
+    wanted: Request,
     files: Sequence[Path],
     frames: Path | None,
 ) -> None:
     output = run.output
-    output.text(f"{objective!r}{' (computed before)' if result.cached else ''}")
+    output.text(f"{wanted.objective!r}{' (computed before)' if result.cached else ''}")
     output.text(result.describe())
     for item in result:
         if item.verdict is not None and item.verdict.most:
             output.table(_examples_table(item.verdict.most, item.verdict.least))
+    if left_out := _seeds_left_out(wanted, result):
+        output.note(f"The time was over before {left_out} of the climbs from other seeds came to their end.")
     if any(item.end == "dead" for item in result):
         output.note(
             "No gradient reaches the input, from any start: this picture shows nothing that the unit looks for."
@@ -626,6 +348,13 @@ def _tell(
         output.text(f"Saved {frames}")
     if not files:
         output.text("Save it with -o OUT.png")
+
+
+def _seeds_left_out(wanted: Request, result: Visualization) -> int:
+    """How many of the climbs from other seeds that were asked for are not in the verdicts."""
+    asked = wanted.comparison.seeds if isinstance(wanted.comparison, Comparison) else 0
+    told = [len(item.verdict.seed_objectives) for item in result if item.verdict is not None]
+    return asked - min(told) if told else 0
 
 
 @dataclass(frozen=True)
@@ -650,18 +379,3 @@ def _examples_table(most: Sequence[ScoredImage], least: Sequence[ScoredImage]) -
         ),
         title="real images",
     )
-
-
-def _pictures(over: Sequence[str]) -> list[str]:
-    """The pictures of folders, and everything else as it is named."""
-    found: list[str] = []
-    for name in over:
-        folder = Path(name)
-        if not folder.is_dir():
-            found.append(name)
-            continue
-        inside = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in _PICTURES)
-        if not inside:
-            raise typer.BadParameter(f"{name!r} holds no pictures.", param_hint="--over")
-        found += inside
-    return found

@@ -157,7 +157,7 @@ class VisualizationServicer:
 
         Errors: `INVALID_ARGUMENT`: no pictures, no patch, a size outside (0, 1], an unknown corner, too many trials; what Activate
         refuses of an input. `NOT_FOUND`: unknown model, class label or blob. `FAILED_PRECONDITION`: the model has no
-        classes, or its input is not a picture.
+        classes, or its input is not a picture; `SCORES_NOT_FINITE`: its scores of a picture are not finite.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -5,17 +5,22 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
 
 from ortoscope_service.errors import OrtoscopeError, invalid
+
+if TYPE_CHECKING:
+    from scipy import optimize
 
 Array = npt.NDArray[Any]
 Parameters = dict[str, Array]
 Bounds = tuple[Array, Array]
+
+_LARGEST = np.float32(1e18)
+"""The largest number whose square, and that over 1 - beta_2, is well within float32."""
 
 NO_BOUNDS: Mapping[str, Bounds] = {}
 
@@ -285,11 +290,11 @@ class _MomentState(State):
         for name, parameter in self.parameters.items():
             gradient, first, second = gradients[name], self._first[name], self._second[name]
             one, two = self._work[name]
-            first *= self._betas[0]
-            first += np.multiply(gradient, self._rests[0], out=one)
-            np.multiply(gradient, gradient, out=one)
+            gradient = _squared(gradient, out=one)
             second *= self._betas[1]
             second += np.multiply(one, self._rests[1], out=one)
+            first *= self._betas[0]
+            first += np.multiply(gradient, self._rests[0], out=one)
             np.multiply(second, by_square, out=one)
             np.sqrt(one, out=one)
             one += epsilon
@@ -298,6 +303,21 @@ class _MomentState(State):
                 two += gradient * by_gradient
             two /= one
             np.add(parameter, two, out=parameter)
+
+
+def _squared(gradient: Array, out: Array) -> Array:
+    """Writes a gradient's square to `out`, and gives the gradient of which it is that.
+
+    A square beyond float32 would be infinite in the mean square for ever, and its coordinate would never move again.
+    What is so large counts as `_LARGEST`, with its sign, to both moments.
+    """
+    try:
+        with np.errstate(over="raise"):
+            np.multiply(gradient, gradient, out=out)
+    except FloatingPointError:
+        gradient = np.clip(gradient, -_LARGEST, _LARGEST)
+        np.multiply(gradient, gradient, out=out)
+    return gradient
 
 
 class _SgdState(State):
@@ -401,8 +421,10 @@ class _LbfgsState(State):
         rows = [np.asarray(tensors[name], np.float64).reshape(count, -1) for name in self._names]
         return list(np.concatenate(rows, axis=1))
 
-    def _limits(self, bounds: Mapping[str, Bounds]) -> list[optimize.Bounds | None]:
+    def _limits(self, bounds: Mapping[str, Bounds]) -> list["optimize.Bounds | None"]:
         """Each item's bounds."""
+        from scipy import optimize  # noqa: PLC0415 - a fifth of a second, for what few climbs do
+
         if not bounds:
             return [None] * len(self.finished)
         sides = [
@@ -426,7 +448,9 @@ class _LbfgsState(State):
             start += size
 
 
-def _run(rule: Lbfgs, search: _Search, bounds: optimize.Bounds | None) -> None:
+def _run(rule: Lbfgs, search: _Search, bounds: "optimize.Bounds | None") -> None:
+    from scipy import optimize  # noqa: PLC0415 - a fifth of a second, for what few climbs do
+
     def evaluate(point: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         search.point = point.copy()
         search.answered.clear()

@@ -1,13 +1,16 @@
 """What is to be thought of a picture: how it compares with real images, and with pictures from other seeds."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ortoscope_service.analysis.visualization import loop
 from ortoscope_service.analysis.visualization.loop import Seed
 from ortoscope_service.analysis.visualization.program import Program
 from ortoscope_service.analysis.visualization.resampling import Size
@@ -20,6 +23,9 @@ from ortoscope_service.runtime.cancellation import Cancellation
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage in words, what is done of it and what there is of it in all."""
+
+Steps = Callable[[int, int, loop.Progress], None]
+"""Called after a step of a climb from another seed with the climb, from 1, its octave, from 0, and the step."""
 
 DEFAULT_IMAGES = 256
 DEFAULT_EXAMPLES = 4
@@ -70,7 +76,7 @@ class Verdict:
 
     seed_objectives: tuple[float, ...]
     """The objective on the clean picture that the climb from each other seed came to; minus infinity where that is not
-    a number."""
+    a number. Fewer than were asked for if the time was over before."""
 
     seed_agreement: float
     """How alike the pictures of all seeds are to the model: the mean over pairs of the cosine between activations,
@@ -133,14 +139,17 @@ def judge(
     images: int = DEFAULT_IMAGES,
     examples: int = DEFAULT_EXAMPLES,
     seeds: int = 0,
+    budget_seconds: float | None = None,
     cancellation: Cancellation | None = None,
     progress: Progress | None = None,
+    on_step: Steps | None = None,
 ) -> tuple[Verdict, ...]:
     """Compares each picture with the images of a dataset, and with pictures from other seeds.
 
     1. The objective on pictures and images comes from one graph, the clean one: no transforms, items by themselves.
        Images are fitted as the model's manifest says, to the size that the graph shows the model.
-    2. The n-th climb from another seed starts all items from the picture's own seed plus n.
+    2. The n-th climb from another seed starts all items from the picture's own seed plus n. One that the end of the
+       time cuts short says nothing of how alike the pictures of seeds are: it is left out, with all after it.
 
     Args:
         prepared: What the pictures came from.
@@ -149,8 +158,10 @@ def judge(
         images: How many of them at most, spread evenly over the dataset.
         examples: How many are told of either end.
         seeds: Climbs from other seeds.
+        budget_seconds: When to leave out the climbs that are not at their end. Images are compared with in any case.
         cancellation: Stops the work, between batches of images or within a step.
         progress: Told after every batch of images and every climb.
+        on_step: Told after every step of those climbs.
 
     Returns:
         A verdict for each picture.
@@ -160,6 +171,7 @@ def judge(
             (FAILED_PRECONDITION): on an image it is infinite or not a number.
     """
     check_comparison(prepared.program, dataset, images=images, examples=examples, seeds=seeds)
+    deadline = None if budget_seconds is None else time.monotonic() + budget_seconds
     cancellation = cancellation or Cancellation()
     tell = progress or (lambda _stage, _done, _total: None)
     chosen = evenly(len(dataset), images)
@@ -172,7 +184,8 @@ def judge(
         for rows in (order[:examples], descending[:examples])
     )
     quantiles = tuple(np.quantile(real.astype(np.float64), QUANTILES).tolist())
-    others, agreement = _other_seeds(prepared, pictures, seeds, cancellation, tell)
+    others = _climb_again(prepared, seeds, deadline, cancellation, tell, on_step)
+    alike = _agreement(prepared, [pictures, *(other.pictures for other in others)], cancellation)
     return tuple(
         Verdict(
             images=len(chosen),
@@ -180,8 +193,8 @@ def judge(
             quantiles=quantiles,
             most=most,
             least=least,
-            seed_objectives=tuple(other[item] for other in others),
-            seed_agreement=agreement[item],
+            seed_objectives=tuple(other.outcomes[item].objective for other in others),
+            seed_agreement=alike[item],
         )
         for item in range(len(pictures))
     )
@@ -262,23 +275,41 @@ def _on_images(
     return np.concatenate(found)
 
 
-def _other_seeds(
-    prepared: Prepared, pictures: NDArray[np.float32], seeds: int, cancellation: Cancellation, tell: Progress
-) -> tuple[list[list[float]], list[float]]:
-    """The objectives that climbs from other seeds came to, a list for each seed, and the agreement of each item."""
-    items = len(pictures)
-    if not seeds:
-        return [], [0.0] * items
-    objectives: list[list[float]] = []
-    seen = [prepared.activations(pictures, cancellation)]
+def _climb_again(
+    prepared: Prepared,
+    seeds: int,
+    deadline: float | None,
+    cancellation: Cancellation,
+    tell: Progress,
+    on_step: Steps | None,
+) -> list[loop.Visualization]:
+    """The climbs from other seeds, as many as come to their end in time."""
+    found: list[loop.Visualization] = []
     for number in range(1, seeds + 1):
-        own = [Seed(seed.seed + number, seed.item) for seed in prepared.seeds]
-        other = prepared.run(seeds=own, cancellation=cancellation)
-        objectives.append([outcome.objective for outcome in other.outcomes])
-        seen.append(prepared.activations(other.pictures, cancellation))
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            break
+        climb = prepared.run(
+            seeds=[Seed(seed.seed + number, seed.item) for seed in prepared.seeds],
+            budget_seconds=left,
+            progress=None if on_step is None else partial(on_step, number),
+            cancellation=cancellation,
+        )
+        if deadline is not None and time.monotonic() >= deadline:
+            break
+        found.append(climb)
         tell("climbing from other seeds", number, seeds)
+    return found
+
+
+def _agreement(prepared: Prepared, pictures: Sequence[NDArray[np.float32]], cancellation: Cancellation) -> list[float]:
+    """How alike the pictures of all seeds are to the model, item by item; 0 for one seed, and for no tap."""
+    alone = [0.0] * len(pictures[0])
+    if len(pictures) == 1:
+        return alone
+    seen = [prepared.activations(each, cancellation) for each in pictures]
     taps = [agreement([activations[tap] for activations in seen]) for tap in seen[0]]
-    return objectives, np.mean(taps, axis=0).tolist() if taps else [0.0] * items
+    return np.mean(taps, axis=0).tolist() if taps else alone
 
 
 def _preprocessing(program: Program, field: str = "") -> Preprocessing:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from scipy import ndimage
 
 from ortoscope_service.analysis.visualization.graphs import GraphWriter
 from ortoscope_service.analysis.visualization.parameterizations.base import Array, Bounds, Parameters, normal
@@ -100,6 +99,8 @@ class PixelImage(ImageParameterization):
     def project(self, parameters: Parameters, step: int) -> None:
         """Blurs when it is time to, brings the picture back into the ball around `origin`, and clips."""
         if self.blur_sigma > 0 and step % self.blur_every == 0:
+            from scipy import ndimage  # noqa: PLC0415 - a quarter of a second, for what few climbs do
+
             widths = (0, 0, self.blur_sigma, self.blur_sigma)
             for pixels in (parameters[name] for name in self.parameter_shapes):
                 ndimage.gaussian_filter(pixels, widths, output=pixels, mode="nearest")
