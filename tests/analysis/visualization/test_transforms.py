@@ -7,6 +7,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from gradient_models import differences
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -37,6 +39,7 @@ from ortoscope_service.analysis.visualization.transforms import (
     Transforms,
 )
 from ortoscope_service.analysis.visualization.turning import move_back
+from ortoscope_service.analysis.visualization.windows import OFFSETS, add_windows
 from ortoscope_service.errors import OrtoscopeError
 from ortoscope_service.graph.backward import build_backward, gradient_name
 from ortoscope_service.graph.loading import serialize
@@ -346,6 +349,39 @@ def test_every_view_of_every_item_is_transformed_on_its_own() -> None:
     assert len({view.tobytes() for view in views}) == 6
 
 
+@given(
+    size=st.tuples(st.integers(1, 150), st.sampled_from([1, 7, 64, 96, 150])),
+    side=st.floats(0.05, 1.0),
+    spread=st.floats(0.0, 1.0),
+    views=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40)
+def test_a_crop_is_the_same_whether_made_of_its_window_or_of_the_whole_picture(
+    size: tuple[int, int], side: float, spread: float, views: int, seed: int
+) -> None:
+    chain = Chain((CropBoxes(side, side, deviation=0.3, spread=spread), Flip()), views=views, fill=0.25)
+    transforms = Transforms(chain, size, (6, 5))
+    image = np.random.default_rng(seed).random((2, 3, *size)).astype(np.float32)
+    frames = transforms.draw([np.random.default_rng([seed, item]) for item in range(2)], 0.0)
+    views_of = np.repeat(image.astype(np.float64), views, axis=0)
+    matrices = []
+    for axis in range(2):
+        flip = np.where(frames.flipped, -1.0, 1.0) if axis else 1.0
+        outputs = np.arange(transforms.size[axis]) - (transforms.size[axis] - 1) / 2
+        positions = frames.shift[:, axis, None] + (frames.scale[:, axis] * flip)[:, None] * outputs
+        matrices.append(
+            interpolation_matrices(positions + (size[axis] - 1) / 2, size[axis], reach=frames.scale[:, axis])
+        )
+    expected = matrices[0][:, None] @ (views_of - 0.25) @ matrices[1][:, None].swapaxes(2, 3) + 0.25
+    rngs = [np.random.default_rng([seed, item]) for item in range(2)]
+    feeds = transforms.feeds(rngs, 0.0, 3)
+    session = Session(serialize(graph_of(transforms, 3)))
+    found = session.run({"image": image, **feeds})["seen"]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert feeds["transform.rows"].shape[-1] <= size[0]
+
+
 def test_views_of_items_stay_in_order() -> None:
     image = np.stack([np.full((1, 4, 4), value) for value in (0.25, 0.75)])
     np.testing.assert_array_equal(seen(Transforms(Chain(views=2), (4, 4)), image)[:, 0, 0, 0], [0.25, 0.25, 0.75, 0.75])
@@ -360,6 +396,8 @@ CASES = {
     "reflected": (Chain((Pad(2), Scale((1.3,)), Rotate((20.0,))), edge="reflect"), (6, 5), None),
     "rolled": (Chain((Jitter(3, keep_size=True), Flip(1.0)), edge="wrap"), (5, 6), None),
     "crops": (Chain((CropBoxes(0.6, 0.6),), views=3), (8, 8), (5, 5)),
+    "one crop": (Chain((CropBoxes(0.3, 0.3),)), (9, 12), (4, 4)),
+    "turned crops": (Chain((CropBoxes(0.4, 0.4), Rotate((-30.0, 12.0)), Flip()), views=2), (8, 12), (5, 5)),
     "zoomed": (Chain((Pad(1), Jitter(1))), (5, 6), (7, 4)),
     "turned views": (Chain((Rotate((-30.0, 12.0)),), views=2), (6, 6), None),
     "disturbed": (Chain(noise=Noise(0.1), colours=ColourJitter(0.5, 0.2), views=2), (4, 4), None),
@@ -376,6 +414,9 @@ def test_the_gradient_is_that_of_central_differences(name: str) -> None:
     forward = graph_of(transforms, 2)
     backward = build_backward(forward, "seen", with_respect_to=["image"])
     move_back(backward, transforms, 2)
+    if transforms.windowed:
+        add_windows(backward, size[1], chain.views)
+        assert not any(node.op_type == "ScatterElements" for node in backward.graph)
     assert transforms.turns == any(info.name == "transform.returns" for info in backward.graph.inputs)
     session = Session(serialize(backward))
     cotangent = rng.standard_normal((2 * chain.views, 2, *transforms.size)).astype(np.float32)
@@ -383,13 +424,14 @@ def test_the_gradient_is_that_of_central_differences(name: str) -> None:
     gradient = session.run({info.name: everything[info.name] for info in session.inputs})[gradient_name("image")]
     compute = in_double(forward)
     names = {value.name for value in forward.graph.inputs}
+    common = {OFFSETS: feeds[OFFSETS]} if transforms.windowed else {}
     for item in range(2):
-        own = {key: np.split(array, 2)[item] for key, array in feeds.items() if key in names}
+        own = {key: np.split(array, 2)[item] for key, array in feeds.items() if key in names - set(common)}
         weights = np.split(cotangent, 2)[item]
 
         def objective(moved: Array, own: Mapping[str, Array] = own, weights: Array = weights) -> Array:
             repeated = {key: np.concatenate([array] * len(moved)) for key, array in own.items()}
-            views = compute({"image": moved, **repeated})
+            views = compute({"image": moved, **repeated, **common})
             grouped = views.reshape(len(moved), -1)
             products: Array = grouped @ weights.reshape(-1).astype(np.float64)
             return products

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ortoscope_service.analysis.visualization.parameterizations.alpha import BACKGROUND
 from ortoscope_service.analysis.visualization.transforms import COLUMNS, PER_VIEW, ROWS, each_view_alone
+from ortoscope_service.analysis.visualization.windows import FIRST
 from ortoscope_service.graph.backward import COTANGENT
 
 Array = NDArray[Any]
@@ -61,7 +62,7 @@ class Batching:
             yield np.arange(batch), {name: everything[name] for name in names}
             return
         # What holds something for each item or view, by how many rows there are of an item; the rest is common to all.
-        counts = dict.fromkeys([*parameters, BACKGROUND, ROWS, COLUMNS], 1)
+        counts = dict.fromkeys([*parameters, BACKGROUND, ROWS, COLUMNS, FIRST], 1)
         for name in feeds:
             if name not in counts and (name in PER_VIEW or name.startswith(self.per_view)):
                 counts[name] = self.views

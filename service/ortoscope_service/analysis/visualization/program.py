@@ -26,6 +26,7 @@ from ortoscope_service.analysis.visualization.parameterizations.base import Para
 from ortoscope_service.analysis.visualization.resampling import Size
 from ortoscope_service.analysis.visualization.transforms import Chain, Transforms
 from ortoscope_service.analysis.visualization.turning import move_back
+from ortoscope_service.analysis.visualization.windows import add_windows
 from ortoscope_service.errors import Code, OrtoscopeError, invalid
 from ortoscope_service.graph.backward import (
     ACTIVATION,
@@ -286,6 +287,8 @@ class Program:
         names = list(self.parameterization.parameter_shapes)
         backward = build_backward(forward, OBJECTIVE, with_respect_to=names, relaxations=relaxations)
         move_back(backward, transforms, self.item_shape[0])
+        if transforms is not None and transforms.windowed:
+            add_windows(backward, transforms.image[1], transforms.chain.views)
         return backward
 
     def feeds(self, batch: int, transforms: Transforms | None) -> dict[str, Array]:

@@ -19,6 +19,17 @@ picture again."""
 
 
 @dataclass(frozen=True)
+class Span:
+    """Parts of a signal, all of one length."""
+
+    start: NDArray[np.int64]
+    """(signals,): the first sample of each."""
+
+    extent: int
+    """Samples of each."""
+
+
+@dataclass(frozen=True)
 class Turn:
     """Where pixels move in a turn."""
 
@@ -33,7 +44,13 @@ _TURNS: Cache[Turn] = Cache(64 * 1024**2)
 
 
 def interpolation_matrices(
-    positions: Float, size: int, *, edge: Edge = "constant", pad: float = 0, reach: Float | float = 1.0
+    positions: Float,
+    size: int,
+    *,
+    edge: Edge = "constant",
+    pad: float = 0,
+    reach: Float | float = 1.0,
+    of: Span | None = None,
 ) -> NDArray[np.float32]:
     """The matrices that interpolate a signal of `size` samples linearly at given positions.
 
@@ -49,9 +66,10 @@ def interpolation_matrices(
             as it does when a picture is enlarged.
         pad: For "constant".
         reach: Of the kernel, for all signals or each, (signals,); at least 1.
+        of: The part of each signal that the matrix takes, where all samples lie that have a weight; by default all.
 
     Returns:
-        (signals, outputs, size) float32.
+        (signals, outputs, samples) float32.
     """
     count, outputs = positions.shape
     reaches = np.maximum(np.broadcast_to(np.asarray(reach, np.float64), (count,)), 1.0)[:, None]
@@ -59,7 +77,8 @@ def interpolation_matrices(
     if edge == "constant":
         inside = (positions >= -pad - 0.5) & (positions <= size - 0.5 + pad)
         places = np.where(inside, np.clip(positions, -pad, size - 1 + pad), -4.0 * size - 4 * reaches)
-    matrices = np.zeros((count, outputs, size), np.float32)
+    start, extent = (0, size) if of is None else (of.start[:, None], of.extent)
+    matrices = np.zeros((count, outputs, extent), np.float32)
     rows, columns = np.ogrid[:count, :outputs]
     widest = math.ceil(float(reaches.max(initial=1.0)))
     base = np.floor(places)
@@ -73,8 +92,9 @@ def interpolation_matrices(
             index = np.clip(index, 0, size - 1)
         else:
             index = folded(index, size, edge)
-        # Each output has one sample per tap, so that no place is added to twice at once.
-        matrices[rows, columns, index] += share.astype(np.float32)
+        # Each output has one sample per tap, so that no place is added to twice at once. What lies outside of a part
+        # has no weight, and adds nothing wherever that is.
+        matrices[rows, columns, np.clip(index - start, 0, extent - 1)] += share.astype(np.float32)
     return matrices
 
 

@@ -42,9 +42,19 @@ from ortoscope_service.analysis.visualization.movements import (
 from ortoscope_service.analysis.visualization.resampling import (
     Edge,
     Size,
+    Span,
     canvas_for,
     interpolation_matrices,
     turn,
+)
+from ortoscope_service.analysis.visualization.windows import (
+    FIRST,
+    WINDOW_COLUMNS,
+    WINDOW_ROWS,
+    block_of,
+    cut_windows,
+    spans,
+    window_feeds,
 )
 
 Array = NDArray[Any]
@@ -213,10 +223,16 @@ class Transforms:
         return self.canvas != self.size
 
     @property
+    def windowed(self) -> bool:
+        """Whether views are made of windows: they are crops, and what lies beyond the picture is not of it."""
+        return self.chain.crops and self.chain.edge == "constant"
+
+    @property
     def structure(self) -> Hashable:
         """What decides the nodes."""
         chain = self.chain
         return (
+            self.windowed,
             self.image,
             self.canvas,
             self.size,
@@ -282,6 +298,8 @@ class Transforms:
         The rows of all views are one matrix, so that the adjoint's product sums over views. The rows of all channels
         are one when columns are moved, so that each matrix of columns is read once.
         """
+        if self.windowed:
+            return self._moved_windows(g, image, channels)
         (height, width), views = self.image, self.chain.views
         rows, columns = self.canvas
         row_matrix = g.input(ROWS, [BATCH, views * rows, height])
@@ -291,6 +309,15 @@ class Transforms:
             part = g.transpose(g.reshape(part, [0, channels, views, rows, width]), [0, 2, 1, 3, 4])
         part = g.matmul(g.reshape(part, [0, views, channels * rows, width]), column_matrix)
         return g.reshape(part, [-1, channels, rows, columns])
+
+    def _moved_windows(self, g: GraphWriter, image: ir.Value, channels: int) -> ir.Value:
+        """The same of windows: rows, then columns, of each view by itself."""
+        views, (rows, columns) = self.chain.views, self.canvas
+        windows = cut_windows(g, image, self.image, channels, views)
+        row_matrix = g.reshape(g.input(ROWS, [BATCH, views * rows, WINDOW_ROWS]), [0, views, 1, rows, -1])
+        column_matrix = g.transpose(g.input(COLUMNS, [BATCH, views, columns, WINDOW_COLUMNS]), [0, 1, 3, 2])
+        part = g.reshape(g.matmul(row_matrix, windows), [0, views, channels * rows, -1])
+        return g.reshape(g.matmul(part, column_matrix), [-1, channels, rows, columns])
 
     def feeds(self, rngs: Sequence[Random], progress: float, channels: int) -> Mapping[str, Array]:
         """Draws the transforms of one step.
@@ -303,7 +330,7 @@ class Transforms:
         chain = self.chain
         feeds: dict[str, Array] = {}
         if self._moves:
-            feeds.update(self._movement(self.draw(rngs, progress)))
+            feeds.update(self._movement(self.draw(rngs, progress), channels))
         shape: tuple[int, ...] = (chain.views, channels, 1, 1)
         if self._coloured:
             colours = np.concatenate([rng.random(shape, dtype=np.float32) for rng in rngs])
@@ -337,24 +364,29 @@ class Transforms:
             frames = frames.moved(np.floor(spare / 2) - spare / 2)
         return replace(frames, scale=frames.scale * zoom)
 
-    def _movement(self, frames: Frames) -> Mapping[str, Array]:
+    def _movement(self, frames: Frames, channels: int) -> Mapping[str, Array]:
         shift, scale = frames.shift, frames.scale
-        matrices = []
+        matrices, windows = [], []
         for axis, (size, canvas) in enumerate(zip(self.image, self.canvas, strict=True)):
             step = scale[:, axis] * np.where(frames.flipped, -1.0, 1.0) if axis else scale[:, axis]
             offsets = np.arange(canvas) - (canvas - 1) / 2
             positions = shift[:, axis, None] + step[:, None] * offsets + (size - 1) / 2
-            reach = scale[:, axis] if self.chain.crops else 1.0
+            reach = np.maximum(scale[:, axis], 1.0) if self.chain.crops else np.ones(len(shift))
+            whole = Span(np.zeros(len(shift), np.int64), size)
+            window = spans(positions, reach, size, aligned_to=block_of(size) if axis else 1) if self.windowed else whole
             matrices.append(
-                interpolation_matrices(positions, size, edge=self.chain.edge, pad=self._padding, reach=reach)
+                interpolation_matrices(positions, size, edge=self.chain.edge, pad=self._padding, reach=reach, of=window)
             )
+            windows.append(window)
         views = self.chain.views
         count = len(shift) // views
-        (height, width), (rows, columns) = self.image, self.canvas
+        rows, columns = self.canvas
         feeds: dict[str, Array] = {
-            ROWS: matrices[0].reshape(count, views * rows, height),
-            COLUMNS: matrices[1].reshape(count, views, columns, width),
+            ROWS: matrices[0].reshape(count, views * rows, windows[0].extent),
+            COLUMNS: matrices[1].reshape(count, views, columns, windows[1].extent),
         }
+        if self.windowed:
+            feeds.update(window_feeds(windows[0], windows[1], self.image, channels, views))
         if self.turns:
             turns = [turn(self.size, self.canvas, float(angle)) for angle in frames.degrees]
             feeds[TURNS] = np.stack([one.taken for one in turns])
@@ -379,7 +411,7 @@ class Transforms:
 VIEWS = "views"
 """The name of the first axis of what there is one of for each view of each item."""
 
-PER_VIEW = frozenset({ROWS, COLUMNS, TURNS, RETURNS, GAIN, SHIFT, NOISE, BACKDROP})
+PER_VIEW = frozenset({ROWS, COLUMNS, FIRST, TURNS, RETURNS, GAIN, SHIFT, NOISE, BACKDROP})
 """The inputs of which there is one thing for each view of each item, in whatever axes."""
 
 
@@ -387,7 +419,7 @@ def each_view_alone(name: str, array: Array, views: int) -> Array:
     """A feed of transforms as if every view were an item of one view."""
     if name == ROWS:
         return array.reshape(len(array) * views, -1, array.shape[2])
-    return array.reshape(len(array) * views, 1, *array.shape[2:]) if name == COLUMNS else array
+    return array.reshape(len(array) * views, 1, *array.shape[2:]) if name in {COLUMNS, FIRST} else array
 
 
 def _noise(rng: Random, shape: tuple[int, ...], noise: Noise, loudness: float) -> NDArray[np.float32]:
