@@ -35,8 +35,16 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, path: Path, fragment: str = "", **context: Any) -> Iterator[Page]:
-    """A page opened from the disk. At the end it must not have complained, nor asked for anything but itself."""
+def opened(browser: Browser, path: Path, fragment: str = "", *, folder: bool = False, **context: Any) -> Iterator[Page]:
+    """A page opened from the disk. At the end it must not have complained, nor asked for anything but itself.
+
+    Args:
+        browser: The browser.
+        path: The file.
+        fragment: What follows it in the address.
+        folder: Files beneath the folder of the page may be fetched too.
+        context: Of the browser: size of the window, colour scheme.
+    """
     complaints: list[str] = []
     requests: list[str] = []
     page = browser.new_context(**context).new_page()
@@ -49,7 +57,9 @@ def opened(browser: Browser, path: Path, fragment: str = "", **context: Any) -> 
     finally:
         page.context.close()
     assert not complaints, complaints
-    fetched = [url.partition("#")[0] for url in requests if not url.startswith("data:")]
+    fetched = [url.partition("#")[0] for url in requests if not url.startswith(("data:", "blob:"))]
+    if folder:
+        fetched = [url for url in fetched if url == path.as_uri() or not url.startswith(path.parent.as_uri() + "/")]
     assert fetched == [path.as_uri()], fetched
 
 

@@ -13,6 +13,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from ortoscope.v1 import (
     activations_pb2,
+    atlases_pb2,
     blobs_pb2,
     capabilities_pb2,
     datasets_pb2,
@@ -24,6 +25,7 @@ from ortoscope.v1 import (
 
 FILES = (
     activations_pb2,
+    atlases_pb2,
     blobs_pb2,
     capabilities_pb2,
     datasets_pb2,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from ortoscope.v1 import (
     activations_pb2_grpc,
+    atlases_pb2_grpc,
     blobs_pb2_grpc,
     capabilities_pb2_grpc,
     datasets_pb2_grpc,
@@ -171,6 +172,7 @@ class Stubs:
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
         self.activations: Any = activations_pb2_grpc.ActivationsStub(channel)  # type: ignore[no-untyped-call]
+        self.atlases: Any = atlases_pb2_grpc.AtlasesStub(channel)  # type: ignore[no-untyped-call]
         self.blobs: Any = blobs_pb2_grpc.BlobsStub(channel)  # type: ignore[no-untyped-call]
         self.capabilities: Any = capabilities_pb2_grpc.CapabilitiesStub(channel)  # type: ignore[no-untyped-call]
         self.datasets: Any = datasets_pb2_grpc.DatasetsStub(channel)  # type: ignore[no-untyped-call]

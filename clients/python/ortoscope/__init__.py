@@ -7,6 +7,7 @@
         tap = model.taps().find("blocks.10")[0]
         tap.activate("cat.jpg", reduce="max").values   # a NumPy array (images, units)
         tap.dissect("minibroden224").result(progress=True).save("report")
+        tap.atlas("imagenet").result(progress=True).save("atlas")   # the whole layer as a map
         tap.unit(3).visualize().save("unit3.png")   # what the unit looks for
 
 Names are imported when they are first used, so that whoever needs only the messages of `ortoscope.v1` pays for
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from ortoscope.activations import Activations as Activations
     from ortoscope.activations import Selection as Selection
     from ortoscope.activations import TapActivations as TapActivations
+    from ortoscope.atlas_cells import Cell as Cell
+    from ortoscope.atlas_changes import AtlasComparison as AtlasComparison
+    from ortoscope.atlas_changes import AtlasProjection as AtlasProjection
+    from ortoscope.atlas_patches import PatchSearch as PatchSearch
+    from ortoscope.atlases import Atlas as Atlas
     from ortoscope.attributions import Attributions as Attributions
     from ortoscope.attributions import ClassAttribution as ClassAttribution
     from ortoscope.capabilities import Capabilities as Capabilities
@@ -78,6 +84,10 @@ if TYPE_CHECKING:
 
 _HOME = {
     "activations": ("Activations", "Selection", "TapActivations"),
+    "atlas_cells": ("Cell",),
+    "atlas_changes": ("AtlasComparison", "AtlasProjection"),
+    "atlas_patches": ("PatchSearch",),
+    "atlases": ("Atlas",),
     "attributions": ("Attributions", "ClassAttribution"),
     "capabilities": ("Capabilities",),
     "channel": ("TLS", "Timeouts"),

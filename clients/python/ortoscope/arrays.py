@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -113,15 +112,29 @@ def load_npz(kind: type[T], data: bytes) -> T:
     Raises:
         DataLoss: ARRAYS_DAMAGED: it is no .npz file, or an array is missing.
     """
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type] # every kind is a dataclass
+    try:
+        return kind(**{name: array for name, array in all_arrays(data, kind.__name__).items() if name in names})
+    except TypeError as error:
+        raise _damaged(kind.__name__, error) from None
+
+
+def all_arrays(data: bytes, what: str = "arrays") -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an .npz file by name.
+
+    Args:
+        data: The file.
+        what: What it holds, for errors.
+
+    Raises:
+        DataLoss: ARRAYS_DAMAGED: it is no .npz file.
+    """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            present: Mapping[str, npt.NDArray[Any]] = {
-                field.name: archive[field.name]
-                for field in fields(kind)  # type: ignore[arg-type] # every kind is a dataclass
-                if field.name in archive.files
-            }
-        return kind(**present)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataLoss(
-            f"The server's arrays cannot be read as {kind.__name__}: {error}.", reason="ARRAYS_DAMAGED"
-        ) from None
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise _damaged(what, error) from None
+
+
+def _damaged(kind: str, error: Exception) -> DataLoss:
+    return DataLoss(f"The server's arrays cannot be read as {kind}: {error}.", reason="ARRAYS_DAMAGED")

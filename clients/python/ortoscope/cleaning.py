@@ -13,7 +13,7 @@ from ortoscope.operation_table import list_request, operation_table
 from ortoscope.operations import Operation, result_name
 from ortoscope.rpcs import Rpcs, all_pages
 from ortoscope.tables import Column, Table
-from ortoscope.v1 import activations_pb2, dissections_pb2, visualization_pb2
+from ortoscope.v1 import activations_pb2, atlases_pb2, dissections_pb2, visualization_pb2
 
 EndState: TypeAlias = Literal["succeeded", "failed", "cancelled"]
 """How an operation can end."""
@@ -23,6 +23,9 @@ END_STATES: tuple[EndState, ...] = get_args(EndState)
 
 _DISSECTIONS = "dissections/"
 _UNIT_SHEETS = "unitSheets/"
+_ATLASES = "atlases/"
+_WITHOUT_DELETION = ("atlasProjections/", "atlasComparisons/")
+"""Results that the API has no method to delete."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def ended_before(
     names = {operation.name for operation in old}
     kept = {result_name(operation.proto) for operation in every if operation.name not in names}
     return _table(
-        Cleaned(operation, result, results and bool(result) and result not in kept)
+        Cleaned(operation, result, results and _is_deletable(result) and result not in kept)
         for operation, result in ((operation, result_name(operation.proto)) for operation in old)
     )
 
@@ -87,7 +90,7 @@ def delete(rpcs: Rpcs, found: Iterable[Cleaned]) -> None:
 
     Raises:
         OrtoscopeError: As Operations.DeleteOperation, Dissections.DeleteDissection, Activations.DeleteExampleSet and
-            Visualization.DeleteUnitSheet.
+            Visualization.DeleteUnitSheet, Atlases.DeleteAtlas.
     """
     for cleaned in found:
         if cleaned.result_deleted:
@@ -101,8 +104,14 @@ def _delete_result(rpcs: Rpcs, name: str) -> None:
         rpcs.delete_dissection(dissections_pb2.DeleteDissectionRequest(name=name, request_id=request_id))
     elif name.startswith(_UNIT_SHEETS):
         rpcs.delete_unit_sheet(visualization_pb2.DeleteUnitSheetRequest(name=name, request_id=request_id))
+    elif name.startswith(_ATLASES):
+        rpcs.delete_atlas(atlases_pb2.DeleteAtlasRequest(name=name, request_id=request_id))
     else:
         rpcs.delete_example_set(activations_pb2.DeleteExampleSetRequest(name=name, request_id=request_id))
+
+
+def _is_deletable(result: str) -> bool:
+    return bool(result) and not result.startswith(_WITHOUT_DELETION)
 
 
 def _unless_gone(call: Callable[[], object]) -> None:

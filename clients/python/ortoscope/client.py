@@ -6,6 +6,8 @@ from types import TracebackType
 from typing import Any
 
 from ortoscope import blobs, resource_names
+from ortoscope.atlas_changes import AtlasComparison, AtlasProjection
+from ortoscope.atlases import Atlas, atlas_table, get_atlas
 from ortoscope.capabilities import Capabilities
 from ortoscope.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, TLS, Timeouts, open_channel, parse_target
 from ortoscope.datasets import Dataset, DatasetTable, ValidationReport, validate
@@ -23,6 +25,7 @@ from ortoscope.tables import Column, Table
 from ortoscope.unit_sheets import UnitSheet, unit_sheet_table
 from ortoscope.v1 import (
     activations_pb2,
+    atlases_pb2,
     capabilities_pb2,
     datasets_pb2,
     dissections_pb2,
@@ -188,6 +191,24 @@ class Ortoscope:
         """Gets a unit sheet by its resource name."""
         request = visualization_pb2.GetUnitSheetRequest(name=resource_names.unit_sheet(name))
         return UnitSheet(self.rpcs, self.rpcs.get_unit_sheet(request))
+
+    def atlases(self) -> Table[Atlas]:
+        """Lists the activation atlases that the server keeps, newest first."""
+        return atlas_table(self.rpcs, all_pages(self.rpcs.list_atlases, atlases_pb2.ListAtlasesRequest()))
+
+    def atlas(self, name: str) -> Atlas:
+        """Gets an atlas by its name; also one that is still being built, with what is there of it."""
+        return get_atlas(self.rpcs, name)
+
+    def atlas_projection(self, name: str) -> AtlasProjection:
+        """Gets a projection of images into an atlas by its name."""
+        request = atlases_pb2.GetAtlasProjectionRequest(name=resource_names.atlas_projection(name))
+        return AtlasProjection(self.rpcs, self.rpcs.get_atlas_projection(request))
+
+    def atlas_comparison(self, name: str) -> AtlasComparison:
+        """Gets a comparison of two atlases by its name."""
+        request = atlases_pb2.GetAtlasComparisonRequest(name=resource_names.atlas_comparison(name))
+        return AtlasComparison(self.rpcs, self.rpcs.get_atlas_comparison(request))
 
     def visualization_from_png(
         self,

@@ -56,7 +56,13 @@ def check_result_folder(folder: Path, kind: str, names: Sequence[str]) -> None:
         )
 
 
-def write_result(folder: Path, kind: str, contents: Mapping[str, bytes], provenance: Mapping[str, Any]) -> None:
+def write_result(
+    folder: Path,
+    kind: str,
+    contents: Mapping[str, bytes],
+    provenance: Mapping[str, Any],
+    beside: Sequence[str] = (),
+) -> None:
     """Writes the files of a result and a `provenance.json` that tells their digests.
 
     Every file appears whole under its name, or not at all.
@@ -64,19 +70,21 @@ def write_result(folder: Path, kind: str, contents: Mapping[str, bytes], provena
     Args:
         folder: The folder; `check_result_folder` must accept it.
         kind: The kind of result.
-        contents: The files by name, without `provenance.json`.
+        contents: The files by name, without `provenance.json`; a name may begin with that of a folder.
         provenance: What the result was computed from; `kind` and `files` are added.
+        beside: Further files and folders that belong to such a result, and that something else writes.
 
     Raises:
         FailedPrecondition: As `check_result_folder`.
         OSError: The disk is full, or the folder cannot be written to.
     """
-    check_result_folder(folder, kind, [*contents, PROVENANCE])
+    check_result_folder(folder, kind, [*(name.partition("/")[0] for name in contents), PROVENANCE, *beside])
     digests = {name: f"sha256:{hashlib.sha256(data).hexdigest()}" for name, data in contents.items()}
     record = {"kind": kind, **provenance, "files": digests}
     # The record comes first: it is what makes the folder ours, should the rest not be written.
     write_file(folder / PROVENANCE, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
     for name, data in contents.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         write_file(folder / name, data)
 
 

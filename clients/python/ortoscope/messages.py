@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 # An Operation carries its metadata and response as Any, which turns into JSON only if the types inside are known.
-from ortoscope.v1 import activations_pb2, dissections_pb2, visualization_pb2
+from ortoscope.v1 import activations_pb2, atlases_pb2, dissections_pb2, visualization_pb2
 from ortoscope.v1 import operations_pb2 as metadata_pb2
 
 KNOWN_IN_ANY: tuple[type[Message], ...] = (
@@ -17,6 +17,9 @@ KNOWN_IN_ANY: tuple[type[Message], ...] = (
     dissections_pb2.Dissection,
     activations_pb2.ExampleSet,
     visualization_pb2.UnitSheet,
+    atlases_pb2.Atlas,
+    atlases_pb2.AtlasProjection,
+    atlases_pb2.AtlasComparison,
     operations_pb2.Operation,
 )
 """What an operation's Any fields may hold."""

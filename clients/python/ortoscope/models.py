@@ -22,6 +22,8 @@ from ortoscope import (
     visualizing,
 )
 from ortoscope.activations import Activations, Reduce, Selection, TapActivations
+from ortoscope.atlas_requests import ClassMode, spec_message
+from ortoscope.atlases import Atlas, start_atlas
 from ortoscope.attributions import Attributions, Per
 from ortoscope.climbing import Climb
 from ortoscope.datasets import Dataset
@@ -308,6 +310,82 @@ class Tap:
             examples_per_unit=examples_per_unit,
             time_limit=time_limit,
         )
+
+    def atlas(
+        self,
+        dataset: str | Dataset,
+        *,
+        grids: Sequence[int] = (),
+        sites_per_image: int = 0,
+        preset: str = "",
+        settings: Mapping[str, object] | None = None,
+        icons: bool = True,
+        icon_preset: str = "",
+        icon_settings: Mapping[str, object] | None = None,
+        attribution: bool = True,
+        classes: Sequence[int | str] = (),
+        class_mode: ClassMode = "winner",
+        class_top: int = 0,
+        gradient: Sequence[int | str] = (),
+        base: str | Atlas = "",
+        splits: Sequence[str] = (),
+        seed: int = 0,
+        time_limit: Duration | None = None,
+        request_id: str = "",
+    ) -> Operation[Atlas]:
+        """Starts an activation atlas of this tap (Carter et al. 2019): the whole layer as a map.
+
+        The atlas is there as soon as its first level is (`scope.atlas(operation.name)`), and stays if the operation is
+        cancelled after that.
+
+        Args:
+            dataset: The dataset or its name.
+            grids: Cells along each side, a number for each level, ascending; 20 if empty.
+            sites_per_image: Sites taken of each image; 0 stands for 1.
+            preset: A published set of parameters: "ortoscope" (if empty), "distill", "notebook" or "recipe".
+            settings: Settings that differ from it by dotted name, such as {"layout.n_neighbors": 30}.
+            icons: Whether cells get icons; without, the atlas shows real crops only, and is there much sooner.
+            icon_preset: How icons are climbed; the preset "atlas-icon" if empty.
+            icon_settings: Settings of `Model.visualize` that differ from it.
+            attribution: Whether samples are attributed to classes, where the model has some.
+            classes: Only samples that speak for one of these classes (class atlas), by index or label.
+            class_mode: Which samples speak for a class: "winner" (it is their largest attribution), "top" (the largest
+                attributions to it) or "both".
+            class_top: For "top" and "both": most samples of a class; 0 stands for 2000.
+            gradient: Two classes, at the left and at the right (two-class gradient atlas).
+            base: An atlas in whose frame the images are placed, together with its own: appends to it.
+            splits: Only images of these splits; all if empty.
+            seed: Where randomness comes from: sites, layout and icons.
+            time_limit: Longest time from now to the end, waiting included, as for `dissect`.
+            request_id: A UUID by which the server knows the request again and gives the same operation; a new one if
+                empty.
+
+        Returns:
+            The operation; its `result()` is an `Atlas`.
+
+        Raises:
+            OrtoscopeError: As Atlases.BuildAtlas; MODE_UNKNOWN, GRADIENT_INVALID, SETTING_NOT_JSON.
+        """
+        spec = spec_message(
+            self.name,
+            _dataset_name(dataset),
+            splits=splits,
+            sites_per_image=sites_per_image,
+            grids=grids,
+            preset=preset,
+            settings=settings,
+            icons=icons,
+            icon_preset=icon_preset,
+            icon_settings=icon_settings,
+            attribution=attribution,
+            classes=classes,
+            class_mode=class_mode,
+            class_top=class_top,
+            gradient=gradient,
+            base=base.name if isinstance(base, Atlas) else base,
+            seed=seed,
+        )
+        return start_atlas(self._rpcs, spec, time_limit=time_limit, request_id=request_id)
 
     def text(
         self,

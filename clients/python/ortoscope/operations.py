@@ -23,7 +23,7 @@ from ortoscope.messages import to_datetime
 from ortoscope.patience import GIVE_UP_AFTER, Patience
 from ortoscope.progress import Display, Progress, shown, text_of
 from ortoscope.rpcs import Rpcs
-from ortoscope.v1 import activations_pb2, dissections_pb2, visualization_pb2
+from ortoscope.v1 import activations_pb2, atlases_pb2, dissections_pb2, visualization_pb2
 from ortoscope.v1 import operations_pb2 as metadata_pb2
 
 T_co = TypeVar("T_co", covariant=True)
@@ -237,9 +237,20 @@ def subject(operation: Operation[Any]) -> str:
     return f"{model} {resource_names.short_tap(metadata.target)}" + (f" on {dataset}" if dataset else "")
 
 
+_RESULTS = (
+    dissections_pb2.Dissection,
+    activations_pb2.ExampleSet,
+    visualization_pb2.UnitSheet,
+    atlases_pb2.Atlas,
+    atlases_pb2.AtlasProjection,
+    atlases_pb2.AtlasComparison,
+)
+"""What operations make."""
+
+
 def result_name(operation: Any) -> str:
     """Resource name of what a google.longrunning.Operation made; empty if it made nothing that this client knows."""
-    for kind in (dissections_pb2.Dissection, activations_pb2.ExampleSet, visualization_pb2.UnitSheet):
+    for kind in _RESULTS:
         if operation.response.Is(kind.DESCRIPTOR):
             message: Any = kind()
             operation.response.Unpack(message)
@@ -248,7 +259,7 @@ def result_name(operation: Any) -> str:
 
 
 def result_of(rpcs: Rpcs, operation: Any) -> Any:
-    """What a finished operation made: a Dissection, an ExampleSet or a UnitSheet.
+    """What a finished operation made: a Dissection, ExampleSet, UnitSheet, Atlas, AtlasProjection or AtlasComparison.
 
     Raises:
         FailedPrecondition: OPERATION_WITHOUT_RESULT: the result was deleted.
@@ -256,6 +267,8 @@ def result_of(rpcs: Rpcs, operation: Any) -> Any:
     """
     # Imported here, because what they define starts operations in turn.
     # Both import this module.
+    from ortoscope.atlas_changes import AtlasComparison, AtlasProjection  # noqa: PLC0415
+    from ortoscope.atlases import Atlas  # noqa: PLC0415
     from ortoscope.dissections import Dissection  # noqa: PLC0415
     from ortoscope.examples import ExampleSet  # noqa: PLC0415
     from ortoscope.unit_sheets import UnitSheet  # noqa: PLC0415
@@ -264,6 +277,9 @@ def result_of(rpcs: Rpcs, operation: Any) -> Any:
         dissections_pb2.Dissection: Dissection,
         activations_pb2.ExampleSet: ExampleSet,
         visualization_pb2.UnitSheet: UnitSheet,
+        atlases_pb2.Atlas: Atlas,
+        atlases_pb2.AtlasProjection: AtlasProjection,
+        atlases_pb2.AtlasComparison: AtlasComparison,
     }
     response = operation.response
     for kind, make in makers.items():

@@ -107,6 +107,21 @@ def unit_sheet(text: str) -> str:
     return text if text.startswith("unitSheets/") else f"unitSheets/{text}"
 
 
+def atlas(text: str) -> str:
+    """`a` or `atlases/a` → `atlases/a`."""
+    return text if text.startswith("atlases/") else f"atlases/{text}"
+
+
+def atlas_projection(text: str) -> str:
+    """`p` or `atlasProjections/p` → `atlasProjections/p`."""
+    return text if text.startswith("atlasProjections/") else f"atlasProjections/{text}"
+
+
+def atlas_comparison(text: str) -> str:
+    """`c` or `atlasComparisons/c` → `atlasComparisons/c`."""
+    return text if text.startswith("atlasComparisons/") else f"atlasComparisons/{text}"
+
+
 def is_blob(text: str) -> bool:
     """Whether `text` is the resource name of a blob."""
     return _BLOB.match(text) is not None

@@ -19,6 +19,8 @@ from ortoscope.errors import FailedPrecondition, OrtoscopeError, from_rpc_error
 from ortoscope.v1 import (
     activations_pb2,
     activations_pb2_grpc,
+    atlases_pb2,
+    atlases_pb2_grpc,
     blobs_pb2,
     blobs_pb2_grpc,
     capabilities_pb2,
@@ -56,6 +58,7 @@ class Rpcs:
         self._channel = channel
         self._closed = False
         self._activations = stub(activations_pb2_grpc.ActivationsStub)
+        self._atlases = stub(atlases_pb2_grpc.AtlasesStub)
         self._blobs = stub(blobs_pb2_grpc.BlobsStub)
         self._capabilities = stub(capabilities_pb2_grpc.CapabilitiesStub)
         self._datasets = stub(datasets_pb2_grpc.DatasetsStub)
@@ -271,6 +274,52 @@ class Rpcs:
     def test_patch(self, request: visualization_pb2.TestPatchRequest) -> visualization_pb2.TestPatchResponse:
         """Visualization.TestPatch."""
         return self._unary(self._visualization.TestPatch, request, self.timeouts.compute)
+
+    # Atlases
+
+    def build_atlas(self, request: atlases_pb2.BuildAtlasRequest) -> operations_pb2.Operation:
+        """Atlases.BuildAtlas."""
+        return self._unary(self._atlases.BuildAtlas, request, self.timeouts.call)
+
+    def get_atlas(self, request: atlases_pb2.GetAtlasRequest) -> atlases_pb2.Atlas:
+        """Atlases.GetAtlas."""
+        return self._unary(self._atlases.GetAtlas, request, self.timeouts.call)
+
+    def list_atlases(self, request: atlases_pb2.ListAtlasesRequest) -> atlases_pb2.ListAtlasesResponse:
+        """Atlases.ListAtlases."""
+        return self._unary(self._atlases.ListAtlases, request, self.timeouts.call)
+
+    def delete_atlas(self, request: atlases_pb2.DeleteAtlasRequest) -> empty_pb2.Empty:
+        """Atlases.DeleteAtlas."""
+        return self._unary(self._atlases.DeleteAtlas, request, self.timeouts.call)
+
+    def list_cells(self, request: atlases_pb2.ListCellsRequest) -> atlases_pb2.ListCellsResponse:
+        """Atlases.ListCells."""
+        return self._unary(self._atlases.ListCells, request, self.timeouts.call)
+
+    def get_tile(self, request: atlases_pb2.GetTileRequest) -> atlases_pb2.Tile:
+        """Atlases.GetTile."""
+        return self._unary(self._atlases.GetTile, request, self.timeouts.call)
+
+    def project_samples(self, request: atlases_pb2.ProjectSamplesRequest) -> operations_pb2.Operation:
+        """Atlases.ProjectSamples."""
+        return self._unary(self._atlases.ProjectSamples, request, self.timeouts.call)
+
+    def get_atlas_projection(self, request: atlases_pb2.GetAtlasProjectionRequest) -> atlases_pb2.AtlasProjection:
+        """Atlases.GetAtlasProjection."""
+        return self._unary(self._atlases.GetAtlasProjection, request, self.timeouts.call)
+
+    def compare_atlases(self, request: atlases_pb2.CompareAtlasesRequest) -> operations_pb2.Operation:
+        """Atlases.CompareAtlases."""
+        return self._unary(self._atlases.CompareAtlases, request, self.timeouts.call)
+
+    def get_atlas_comparison(self, request: atlases_pb2.GetAtlasComparisonRequest) -> atlases_pb2.AtlasComparison:
+        """Atlases.GetAtlasComparison."""
+        return self._unary(self._atlases.GetAtlasComparison, request, self.timeouts.call)
+
+    def propose_patches(self, request: atlases_pb2.ProposePatchesRequest) -> atlases_pb2.ProposePatchesResponse:
+        """Atlases.ProposePatches."""
+        return self._unary(self._atlases.ProposePatches, request, self.timeouts.call)
 
     # google.longrunning.Operations
 

@@ -69,8 +69,21 @@ def recipe_message(
     if time_budget is not None:
         budget = DurationMessage()
         budget.FromMilliseconds(round(seconds_of(time_budget, "time_budget") * 1000))
-    given = {name: _json_text(name, value) for name, value in (settings or {}).items()}
+    given = settings_message(settings, "recipe.settings")
     return visualization_pb2.VisualizationRecipe(preset=preset, settings=given, seed=seed, time_budget=budget)
+
+
+def settings_message(settings: Mapping[str, object] | None, field: str) -> dict[str, str]:
+    """The values of settings in JSON, as the API takes them.
+
+    Args:
+        settings: The values by name.
+        field: The field of the request, for errors.
+
+    Raises:
+        InvalidArgument: SETTING_NOT_JSON.
+    """
+    return {name: _json_text(name, value, field) for name, value in (settings or {}).items()}
 
 
 def to_message(rpcs: Rpcs, model: models_pb2.ModelVersion, wanted: Request) -> visualization_pb2.VisualizeRequest:
@@ -157,12 +170,12 @@ def frame_interval(steps: int) -> int:
     return max(1, math.ceil(steps / _PREVIEWS_BY_DEFAULT))
 
 
-def _json_text(name: str, value: object) -> str:
+def _json_text(name: str, value: object, field: str) -> str:
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         raise InvalidArgument(
             f"The value of the setting {name!r} cannot be written as JSON: {value!r:.60}.",
             reason="SETTING_NOT_JSON",
-            field=f"recipe.settings.{name}",
+            field=f"{field}.{name}",
         ) from None

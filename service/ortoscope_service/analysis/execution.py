@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,14 +83,42 @@ class ActivationBatch:
     """Extent of each site axis."""
 
 
+@dataclass(frozen=True)
+class TapBatch:
+    """What a tap holds on consecutive images, as the model computed it."""
+
+    start: int
+    """Position of the first image in the order of the pass."""
+
+    indices: NDArray[np.int64]
+    """(images,) int64: the images' indices in the dataset."""
+
+    activation: NDArray[Any]
+    """The tap's value, images first, in the tap's own layout and type."""
+
+    feeds: Mapping[str, NDArray[Any]]
+    """What the model was given."""
+
+
 def tap_session(version: ModelVersion, tap: Tap, execution: ExecutionConfig) -> Session:
     """A session of the part of the model that computes `tap`."""
+    return kept_session((version.manifest.digest, tap.tensor), lambda: version.trunk_bytes((tap.tensor,)), execution)
+
+
+def kept_session(what: Hashable, graph: Callable[[], bytes], execution: ExecutionConfig) -> Session:
+    """A session that is kept for the next shard of the same job, as far as there is room.
+
+    Args:
+        what: What distinguishes its graph from others, the model's digest among it.
+        graph: Makes the ONNX file.
+        execution: How it is run.
+    """
 
     def make() -> Made[Session]:
-        graph = version.trunk_bytes((tap.tensor,))
-        return Made(open_session(graph, execution.session), len(graph))
+        content = graph()
+        return Made(open_session(content, execution.session), len(content))
 
-    return _SESSIONS.get((version.manifest.digest, tap.tensor, execution.session), make)
+    return _SESSIONS.get((what, execution.session), make)
 
 
 def release_sessions() -> None:
@@ -134,6 +163,37 @@ def stream_maps(
     Raises:
         OrtoscopeError: MODEL_INPUT_NOT_IMAGE; IMAGE_CROPPED; an image that cannot be read (names it); CANCELLED.
     """
+    batches = stream_tap(
+        version,
+        tap,
+        dataset,
+        indices,
+        execution,
+        cancellation,
+        timings,
+        whole_images=whole_images,
+        series=series,
+    )
+    with contextlib.closing(batches):
+        for batch in batches:
+            maps = units_first(batch.activation, tap)
+            flat = np.ascontiguousarray(maps.reshape(*maps.shape[:2], -1), dtype=np.float32)
+            yield ActivationBatch(batch.start, batch.indices, flat, maps.shape[2:])
+
+
+def stream_tap(
+    version: ModelVersion,
+    tap: Tap,
+    dataset: Dataset,
+    indices: NDArray[np.int64],
+    execution: ExecutionConfig,
+    cancellation: Cancellation,
+    timings: Timings | None = None,
+    *,
+    whole_images: bool = False,
+    series: Series | None = None,
+) -> Generator[TapBatch]:
+    """Yields what `tap` holds on the images `indices` of the dataset, in that order; as `stream_maps` does."""
     specification = version.image_input
     preprocessing = specification.preprocessing
     assert preprocessing is not None  # image_input raises otherwise
@@ -163,17 +223,16 @@ def stream_maps(
         for number, (batch, pixels) in enumerate(reading):
             cancellation.raise_if_cancelled()
             began = time.perf_counter()
+            feeds = {specification.name: np.stack(pixels)}
             activation = run_taps(
                 session,
-                {specification.name: np.stack(pixels)},
+                feeds,
                 version.manifest.fixed_batch,
                 cancellation,
                 keep_memory=True,
             )[tap.tensor]
             timings.forward += time.perf_counter() - began
-            maps = units_first(activation, tap)
-            flat = np.ascontiguousarray(maps.reshape(*maps.shape[:2], -1), dtype=np.float32)
-            yield ActivationBatch(number * execution.batch_size, batch, flat, maps.shape[2:])
+            yield TapBatch(number * execution.batch_size, batch, activation, feeds)
 
 
 def _cropped(path: str, size: tuple[int, int], preprocessing: Preprocessing) -> OrtoscopeError:

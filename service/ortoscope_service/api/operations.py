@@ -8,7 +8,7 @@ import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import duration_pb2, empty_pb2, timestamp_pb2
 from google.protobuf.message import Message
-from ortoscope.v1 import activations_pb2, dissections_pb2, visualization_pb2
+from ortoscope.v1 import activations_pb2, atlases_pb2, dissections_pb2, visualization_pb2
 from ortoscope.v1.operations_pb2 import OperationMetadata
 
 from ortoscope_service.api import resources
@@ -28,6 +28,9 @@ _CROWDED_WAIT_SECONDS = 0.25
 
 _DONE_FILTERS: Mapping[str, bool | None] = {"": None, "done=true": True, "done=false": False}
 _RESULT_TYPES: Mapping[str, type[Message]] = {
+    "atlasComparisons": atlases_pb2.AtlasComparison,
+    "atlasProjections": atlases_pb2.AtlasProjection,
+    "atlases": atlases_pb2.Atlas,
     "dissections": dissections_pb2.Dissection,
     "exampleSets": activations_pb2.ExampleSet,
     "unitSheets": visualization_pb2.UnitSheet,

@@ -152,6 +152,21 @@ def parse_unit_sheet(name: str, *, field: str) -> str:
     return _single(name, "unitSheets", _HEX_32, "unitSheets/{unit_sheet}", field)
 
 
+def parse_atlas(name: str, *, field: str) -> str:
+    """Parses `atlases/{atlas}` to its id."""
+    return _single(name, "atlases", _HEX_32, "atlases/{atlas}", field)
+
+
+def parse_atlas_projection(name: str, *, field: str) -> str:
+    """Parses `atlasProjections/{atlas_projection}` to its id."""
+    return _single(name, "atlasProjections", _HEX_32, "atlasProjections/{atlas_projection}", field)
+
+
+def parse_atlas_comparison(name: str, *, field: str) -> str:
+    """Parses `atlasComparisons/{atlas_comparison}` to its id."""
+    return _single(name, "atlasComparisons", _HEX_32, "atlasComparisons/{atlas_comparison}", field)
+
+
 def blob(digest: str) -> str:
     """`blobs/{sha256}`."""
     return f"blobs/{digest}"

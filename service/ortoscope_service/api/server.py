@@ -19,6 +19,8 @@ from grpc_reflection.v1alpha import reflection
 from ortoscope.v1 import (
     activations_pb2,
     activations_pb2_grpc,
+    atlases_pb2,
+    atlases_pb2_grpc,
     blobs_pb2,
     blobs_pb2_grpc,
     capabilities_pb2,
@@ -37,6 +39,9 @@ from ortoscope.v1 import (
 
 from ortoscope_service.analysis.execution import ExecutionConfig
 from ortoscope_service.api.activations import ActivationsServicer
+from ortoscope_service.api.atlas_comparisons import atlas_comparison_publisher
+from ortoscope_service.api.atlas_projections import atlas_projection_publisher
+from ortoscope_service.api.atlases import AtlasesServicer, atlas_publisher
 from ortoscope_service.api.blobs import BlobsServicer
 from ortoscope_service.api.capabilities import CapabilitiesServicer
 from ortoscope_service.api.components import Components
@@ -107,6 +112,11 @@ _SERVICERS: tuple[tuple[ServiceDescriptor, Callable[[Any, grpc.Server], None], C
         visualization_pb2.DESCRIPTOR.services_by_name["Visualization"],
         visualization_pb2_grpc.add_VisualizationServicer_to_server,
         VisualizationServicer,
+    ),
+    (
+        atlases_pb2.DESCRIPTOR.services_by_name["Atlases"],
+        atlases_pb2_grpc.add_AtlasesServicer_to_server,
+        AtlasesServicer,
     ),
     (
         operations_pb2.DESCRIPTOR.services_by_name["Operations"],
@@ -265,6 +275,10 @@ class Server:
                 "dissect": dissection_publisher(self._store),
                 "find-examples": examples_publisher(self._store),
                 "visualize-units": unit_sheet_publisher(self._store),
+                "build-atlas": atlas_publisher(self._store),
+                "append-atlas": atlas_publisher(self._store),
+                "project-samples": atlas_projection_publisher(self._store),
+                "compare-atlases": atlas_comparison_publisher(self._store),
             },
             config.limits.operation_retention_seconds,
             config.jobs.operations,

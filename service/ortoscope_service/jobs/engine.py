@@ -101,6 +101,7 @@ class Job:
         report: Told of progress.
         cancellation: Raised when the operation is cancelled or its deadline passes.
         stopping: Whether the server stops.
+        publish: Records a result before the job is done; the one at the end replaces it.
 
     Attributes:
         verb: What it does.
@@ -119,6 +120,7 @@ class Job:
         report: Report,
         cancellation: Cancellation,
         stopping: Callable[[], bool],
+        publish: Callable[["Job", Outcome], None] = lambda _job, _outcome: None,
     ) -> None:
         self.verb = operation.verb
         self.spec: Mapping[str, Any] = operation.spec
@@ -133,7 +135,17 @@ class Job:
         self._report = report
         self._cancellation = cancellation
         self._stopping = stopping
+        self._publish = publish
         self._course = _Course()
+
+    def publish(self, outcome: Outcome) -> None:
+        """Records a result that is worth having though there is more to come: it stays if the job ends before that.
+
+        Raises:
+            OrtoscopeError: As `ArtifactStore.open` raises.
+            OSError: The disk is full.
+        """
+        self._publish(self, outcome)
 
     def plan(self, stages: Sequence[Stage]) -> None:
         """Says what is to come, for progress and the estimate of the time left."""

@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ortoscope_service.jobs import dissections, examples, unit_sheets
+from ortoscope_service.jobs import (
+    atlas_appending,
+    atlas_comparisons,
+    atlas_projections,
+    atlases,
+    dissections,
+    examples,
+    unit_sheets,
+)
 from ortoscope_service.jobs.engine import Job
 from ortoscope_service.jobs.tasks import Outcome, TaskContext
 from ortoscope_service.runtime.sessions import onnxruntime_version
@@ -28,6 +36,10 @@ KINDS: Mapping[str, JobKind] = {
     "dissect": JobKind(dissections.drive, dissections.TASKS),
     "find-examples": JobKind(examples.drive, examples.TASKS),
     "visualize-units": JobKind(unit_sheets.drive, unit_sheets.TASKS),
+    "build-atlas": JobKind(atlases.drive, atlases.TASKS),
+    "append-atlas": JobKind(atlas_appending.drive, atlas_appending.TASKS),
+    "project-samples": JobKind(atlas_projections.drive, atlas_projections.TASKS),
+    "compare-atlases": JobKind(atlas_comparisons.drive, atlas_comparisons.TASKS),
 }
 """The kinds of jobs, by verb."""
 

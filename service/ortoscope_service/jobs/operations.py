@@ -291,6 +291,11 @@ class OperationStore:
         with self._database.transaction():
             self._end(operation_id, State.SUCCEEDED, result=publish())
 
+    def publish(self, record: Callable[[], str]) -> None:
+        """Records a result of an operation that goes on, in one transaction with storing its blobs."""
+        with self._database.transaction():
+            record()
+
     def fail(self, operation_id: str, error: OrtoscopeError) -> None:
         """Ends an operation with an error; one of code CANCELLED ends it as cancelled."""
         state = State.CANCELLED if error.code is Code.CANCELLED else State.FAILED

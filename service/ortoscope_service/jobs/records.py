@@ -42,15 +42,29 @@ class RecordStore:
     def add(self, collection: str, record_id: str, message: bytes, blobs: Mapping[str, str]) -> None:
         """Records a result whose blobs are stored already; call it in one transaction with storing them.
 
-        Only so can no deletion of another result with equal arrays come in between and take the blobs away.
+        Only so can no deletion of another result with equal arrays come in between and take the blobs away. A result of
+        the same id is replaced in its place. Blobs that it alone named are kept as long as the new one: who has just
+        been told of them may be reading.
         """
         with self._database.transaction() as sql:
-            cursor = sql.execute(
-                "INSERT INTO records (collection, id, message) VALUES (?, ?, ?)", (collection, record_id, message)
-            )
+            row = sql.execute(
+                "SELECT sequence FROM records WHERE collection = ? AND id = ?", (collection, record_id)
+            ).fetchone()
+            named = dict(blobs)
+            if row is None:
+                sequence = sql.execute(
+                    "INSERT INTO records (collection, id, message) VALUES (?, ?, ?)", (collection, record_id, message)
+                ).lastrowid
+            else:
+                sequence = row["sequence"]
+                sql.execute("UPDATE records SET message = ? WHERE sequence = ?", (message, sequence))
+                before = sql.execute("SELECT digest FROM record_blobs WHERE record = ?", (sequence,)).fetchall()
+                kept = {blob["digest"] for blob in before} - set(blobs.values())
+                named |= {f"before.{digest}": digest for digest in kept}
+                sql.execute("DELETE FROM record_blobs WHERE record = ?", (sequence,))
             sql.executemany(
                 "INSERT INTO record_blobs VALUES (?, ?, ?)",
-                [(cursor.lastrowid, role, digest) for role, digest in blobs.items()],
+                [(sequence, role, digest) for role, digest in named.items()],
             )
 
     def get(self, collection: str, record_id: str, *, field: str = "name") -> Record:

@@ -171,12 +171,15 @@ class JobRunner:
             _Reporter(self._store, operation.id),
             cancellation,
             self._stopping.is_set,
+            lambda job, outcome: self._operations.publish(recording(job, outcome)),
         )
 
-        def drive(job: Job) -> Callable[[], str]:
-            outcome = KINDS[operation.verb].drive(job)
+        def recording(job: Job, outcome: Outcome) -> Callable[[], str]:
             processors = ", ".join(sorted(job.processors))
             return self._publishers[operation.verb](Finished(operation, outcome, processors, job.load))
+
+        def drive(job: Job) -> Callable[[], str]:
+            return recording(job, KINDS[operation.verb].drive(job))
 
         try:
             publish = run_job(job, drive)

@@ -125,7 +125,7 @@ def finish(job: Job, subject: Subject, merged: Outcome, spec: Mapping[str, Any])
         spec: What decides the numbers besides model, tap, images and execution.
 
     Returns:
-        The outcome with the values `items`, `execution`, `dataset_digest` and `spec_digest` added.
+        The outcome with the values of `provenance` added.
 
     Raises:
         OrtoscopeError: FAILED_PRECONDITION, DATASET_CHANGED: the dataset was not the same all the time.
@@ -140,6 +140,17 @@ def finish(job: Job, subject: Subject, merged: Outcome, spec: Mapping[str, Any])
             "Try again when they are at rest.",
             metadata={"dataset": name},
         )
+    return replace(merged, values={**merged.values, **provenance(job, subject, spec)})
+
+
+def provenance(job: Job, subject: Subject, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result was computed from: the values `items`, `execution`, `dataset_digest` and `spec_digest`.
+
+    Args:
+        job: The job.
+        subject: The images.
+        spec: What decides the numbers besides model, tap, images and execution.
+    """
     decisive = {
         "verb": job.verb,
         "model": job.spec["model_digest"],
@@ -149,13 +160,12 @@ def finish(job: Job, subject: Subject, merged: Outcome, spec: Mapping[str, Any])
         "execution": subject.execution,
         **spec,
     }
-    common = {
+    return {
         "items": subject.images,
         "execution": subject.execution,
         "dataset_digest": subject.dataset_digest,
         "spec_digest": spec_digest(decisive),
     }
-    return replace(merged, values={**merged.values, **common})
 
 
 def _identify(job: Job, signature: str) -> str:

@@ -36,17 +36,33 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     height, width = preprocessing.height, preprocessing.width
     if image.size == (width, height):
         return image
+    size, (left, top) = fitted_frame(image.size, preprocessing)
     if preprocessing.size_policy == "squash":
-        return image.resize((width, height), Image.Resampling.BILINEAR)
-    enlargement = preprocessing.resize_short_side / min(height, width)
-    cover = (round(width * enlargement), round(height * enlargement))
-    if cover[0] * image.height >= cover[1] * image.width:  # the width is what limits
-        size = (cover[0], max(height, int(cover[0] * image.height / image.width)))
-    else:
-        size = (max(width, int(cover[1] * image.width / image.height)), cover[1])
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+        return image.resize(size, Image.Resampling.BILINEAR)
     resized = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
     return resized.crop((left, top, left + width, top + height))
+
+
+def fitted_frame(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where the input lies in a picture that `fit` brings to its size.
+
+    Args:
+        size: Width and height of the picture, in pixels.
+        preprocessing: What the model expects.
+
+    Returns:
+        Width and height that the whole picture is resized to, and the left and upper edge of the input in that.
+    """
+    height, width = preprocessing.height, preprocessing.width
+    if size == (width, height) or preprocessing.size_policy == "squash":
+        return (width, height), (0, 0)
+    enlargement = preprocessing.resize_short_side / min(height, width)
+    cover = (round(width * enlargement), round(height * enlargement))
+    if cover[0] * size[1] >= cover[1] * size[0]:  # the width is what limits
+        resized = (cover[0], max(height, int(cover[0] * size[1] / size[0])))
+    else:
+        resized = (max(width, int(cover[1] * size[0] / size[1])), cover[1])
+    return resized, (round((resized[0] - width) / 2), round((resized[1] - height) / 2))
 
 
 def normalize(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:

@@ -23,6 +23,7 @@ from ortoscope.cli.arguments import (
     read_site,
     read_time_limit,
 )
+from ortoscope.cli.atlas import atlas_app
 from ortoscope.cli.gradients import attribute, gradient
 from ortoscope.cli.help_text import flowing
 from ortoscope.cli.operations import operations_app
@@ -51,6 +52,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(operations_app, name="operations")
+app.add_typer(atlas_app, name="atlas")
 
 
 def _show_version(wanted: bool) -> None:
@@ -77,6 +79,7 @@ def root(
     ortoscope gradient efficientnet-lite0 cat.jpg --class 281 -o saliency.png
     ortoscope dissect efficientnet-lite0 --tap blocks.10 --dataset broden -o out
     ortoscope visualize efficientnet-lite0 --tap blocks.10 --unit 3 -o unit3.png
+    ortoscope atlas efficientnet-lite0 --tap blocks.10 --dataset photos -o atlas
 
     --target and --json may stand before or after the command.
 
@@ -330,6 +333,6 @@ def validate(
         raise typer.Exit(FAILED)
 
 
-for _command in (*app.registered_commands, *operations_app.registered_commands):
+for _command in (*app.registered_commands, *operations_app.registered_commands, *atlas_app.registered_commands):
     assert _command.callback is not None
     _command.help = flowing(_command.callback.__doc__ or "")

@@ -54,7 +54,7 @@ def patch_test(
     changed; `with noise` is the share that the patch's own pixels, shuffled, changed.
     Only what the patch does beyond noise tells something.
     """
-    pictures = _pictures(over)
+    pictures = pictures_of(over)
     if unknown := [name for name in place or () if name not in PLACES]:
         raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(PLACES)}.", param_hint="--place")
     with session(context, target, as_json) as run:
@@ -78,7 +78,7 @@ def patch_test(
         run.output.table(found)
 
 
-def _pictures(over: Sequence[str]) -> list[str]:
+def pictures_of(over: Sequence[str]) -> list[str]:
     """The pictures of folders, and everything else as it is named."""
     found: list[str] = []
     for name in over:

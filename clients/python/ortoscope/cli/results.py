@@ -7,6 +7,10 @@ from typing import Any, TypeAlias
 
 import typer
 
+from ortoscope.atlas_changes import AtlasComparison, AtlasProjection
+from ortoscope.atlas_files import ATLAS, COMPARISON, PROJECTION, is_page
+from ortoscope.atlas_files import FILES as PAGE_FILES
+from ortoscope.atlases import Atlas
 from ortoscope.cli.session import INTERRUPTED, Output, Session
 from ortoscope.dissections import FILES as DISSECTION_FILES
 from ortoscope.dissections import KIND as DISSECTION_KIND
@@ -25,13 +29,16 @@ from ortoscope.unit_sheets import UnitSheet
 
 _BEST_SHOWN = 5
 
-Result: TypeAlias = Dissection | ExampleSet | UnitSheet
+Result: TypeAlias = Dissection | ExampleSet | UnitSheet | Atlas | AtlasProjection | AtlasComparison
 """What an operation makes."""
 
 _RESULT_OF: dict[str, type[Result]] = {
     "dissect": Dissection,
     "find-examples": ExampleSet,
     "visualize-units": UnitSheet,
+    "build-atlas": Atlas,
+    "project-samples": AtlasProjection,
+    "compare-atlases": AtlasComparison,
 }
 """What operations make, by their verb."""
 
@@ -39,13 +46,20 @@ _FOLDERS: dict[type[Result], tuple[str, Sequence[str]]] = {
     Dissection: (DISSECTION_KIND, DISSECTION_FILES),
     ExampleSet: (EXAMPLES_KIND, EXAMPLES_FILES),
     UnitSheet: (SHEET_KIND, SHEET_FILES),
+    Atlas: (ATLAS, PAGE_FILES),
+    AtlasProjection: (PROJECTION, PAGE_FILES),
+    AtlasComparison: (COMPARISON, PAGE_FILES),
 }
 """What `provenance.json` says of the folder of a result, and the files in it."""
 
 
+_PAGES = (Atlas, AtlasProjection, AtlasComparison)
+"""What may be written as one file, too."""
+
+
 def check_output(folder: Path | None, kind: type[Result] | None) -> None:
     """Refuses a folder that must not be written to, before any work is done; `kind` None: what comes is not known."""
-    if folder is not None and kind is not None:
+    if folder is not None and kind is not None and not (kind in _PAGES and is_page(folder)):
         name, files = _FOLDERS[kind]
         check_result_folder(folder, name, files)
 
@@ -106,6 +120,12 @@ def finish(
         _sum_up_dissection(output, result)
     elif isinstance(result, UnitSheet):
         _sum_up_sheet(output, result)
+    elif isinstance(result, Atlas):
+        _sum_up_atlas(output, result)
+    elif isinstance(result, AtlasProjection):
+        _sum_up_projection(output, result)
+    elif isinstance(result, AtlasComparison):
+        _sum_up_comparison(output, result)
     else:
         _sum_up_examples(output, result)
     if folder is not None:
@@ -168,4 +188,36 @@ def _sum_up_examples(output: Output, examples: ExampleSet) -> None:
     output.text(
         f"The {spec.count} images of {examples.dataset} that activate each of {examples.proto.unit_count} units of "
         f"{examples.tap} most and least."
+    )
+
+
+def _sum_up_atlas(output: Output, atlas: Atlas) -> None:
+    quality = atlas.quality
+    output.text(
+        f"{atlas.name}: {atlas.sample_count} samples of {atlas.image_count} images of {atlas.dataset}, at {atlas.tap} "
+        f"of {atlas.model}."
+    )
+    output.text(
+        f"The layout has trustworthiness {quality.trustworthiness:.3f}; of a sample's 15 nearest neighbours "
+        f"{quality.neighbourhood_recall:.0%} are near on the map, too (by {quality.queries} samples)."
+    )
+    output.table(atlas.levels)
+    for remark in atlas.remarks:
+        output.text(f"Note: {remark}")
+
+
+def _sum_up_projection(output: Output, projection: AtlasProjection) -> None:
+    low, high = projection.off_map_interval
+    output.text(
+        f"{projection.name}: {projection.proto.sample_count} samples of {projection.dataset} in {projection.atlas}.\n"
+        f"{projection.off_map_rate:.1%} lie off the map (95 % interval {low:.1%} to {high:.1%}; about 1 % without "
+        f"drift); the density of {projection.changed_cells} cells differs."
+    )
+
+
+def _sum_up_comparison(output: Output, comparison: AtlasComparison) -> None:
+    output.text(
+        f"{comparison.name}: {comparison.proto.sample_count} samples that both have.\n"
+        f"Of a sample's 15 nearest neighbours in one, {comparison.neighbourhood_agreement:.0%} are among those in the "
+        f"other; the layouts differ by a Procrustes distance of {comparison.procrustes_distance:.3f}."
     )

@@ -39,7 +39,7 @@ def dissection_sources(
         tap=tap_of(rpcs, spec.tap),
         # Labels lie on the whole image, and the masks were compared with them: nothing is cropped here.
         pictures=fetch_thumbnails(rpcs, spec.dataset, indices, None, show),
-        paths=_paths(rpcs, spec.dataset, shown),
+        paths=paths_of(rpcs, spec.dataset, shown),
     )
 
 
@@ -76,7 +76,8 @@ def _preprocessing(rpcs: Rpcs, tap: str) -> models_pb2.Preprocessing | None:
     return next((entry.preprocessing for entry in version.inputs if entry.HasField("preprocessing")), None)
 
 
-def _paths(rpcs: Rpcs, dataset: str, indices: set[int]) -> dict[int, str]:
+def paths_of(rpcs: Rpcs, dataset: str, indices: set[int]) -> dict[int, str]:
+    """The paths of images of a dataset by their indices; none if the dataset is gone."""
     try:
         response = all_pages(rpcs.list_images, datasets_pb2.ListImagesRequest(parent=dataset))
     except (NotFound, FailedPrecondition):

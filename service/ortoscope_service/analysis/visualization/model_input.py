@@ -1,5 +1,6 @@
 """From pictures in [0, 1] to the input of a model: its range, its order of colours and of axes, and its size."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -136,6 +137,8 @@ class ModelInput:
             )
         except Exception:  # noqa: BLE001 - inference raises whatever an operator's rule raises
             return None
+        if not _reshapes_hold(inferred.graph):
+            return None
         shapes = {}
         for value in inferred.graph.output:
             whole = [size.dim_value if size.HasField("dim_value") else -1 for size in value.type.tensor_type.shape.dim]
@@ -209,3 +212,18 @@ def _per_channel(g: GraphWriter, numbers: NDArray[np.float64]) -> ir.Value:
     if len(set(numbers.tolist())) == 1:
         return g.constant(np.float32(numbers[0]))
     return g.constant(numbers.astype(np.float32).reshape(1, -1, 1, 1))
+
+
+def _reshapes_hold(graph: onnx.GraphProto) -> bool:
+    """Whether every Reshape keeps the number of elements, as far as it is known: inference believes constant shapes."""
+    counts: dict[str, int] = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        sizes = kind.shape.dim
+        if kind.HasField("shape") and all(size.HasField("dim_value") for size in sizes):
+            counts[value.name] = math.prod(size.dim_value for size in sizes)
+    return all(
+        counts[node.input[0]] == counts[node.output[0]]
+        for node in graph.node
+        if node.op_type == "Reshape" and not node.domain and {node.input[0], node.output[0]} <= counts.keys()
+    )

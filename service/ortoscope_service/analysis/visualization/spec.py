@@ -47,6 +47,7 @@ __all__ = [
     "check_seed",
     "digest_of_start",
     "prepare",
+    "prepare_each",
     "prepare_units",
     "takes_pictures",
 ]
@@ -161,9 +162,36 @@ def prepare_units(
         )
     made: list[Objective] = [Channel(tap, unit) if kind == "channel" else Neuron(tap, unit) for unit in units]
     wanted = tuple(-one if negative else one for one in made)
-    spec = VisualizationSpec(wanted[0], preset, seed, len(units))
     seeds = tuple(Seed(seed, unit) for unit in units)
-    return _Subject(version, models, None, session, open).prepared(spec, wanted, seeds, None)
+    return prepare_each(version, wanted, seeds, preset, models=models, session=session, open=open)
+
+
+def prepare_each(
+    version: ModelVersion,
+    wanted: Sequence[Objective],
+    seeds: Sequence[Seed],
+    preset: Preset,
+    *,
+    models: ModelRepository | None = None,
+    session: SessionConfig = _SESSION,
+    open: SessionOpener | None = None,  # noqa: A002 - it opens
+) -> "Prepared":
+    """Brings a model and a batch together whose items have an objective and a seed each.
+
+    Args:
+        version: The model.
+        wanted: The objective of each item, all of one structure; 1 to `MOST_ITEMS`.
+        seeds: The seed of each, of one caller's number.
+        preset: How.
+        models: Where a generator is looked up.
+        session: How graphs are run.
+        open: Where sessions come from.
+
+    Raises:
+        OrtoscopeError: As `prepare` raises.
+    """
+    spec = VisualizationSpec(wanted[0], preset, seeds[0].seed, len(wanted))
+    return _Subject(version, models, None, session, open).prepared(spec, wanted, tuple(seeds), None)
 
 
 @dataclass(frozen=True)

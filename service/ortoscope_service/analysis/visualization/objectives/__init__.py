@@ -43,6 +43,11 @@ from ortoscope_service.analysis.visualization.objectives.units import (
     Layer,
     Neuron,
 )
+from ortoscope_service.analysis.visualization.objectives.whitened import (
+    DirectionCosine,
+    LucidDirectionNeuron,
+    WhitenedDirectionNeuron,
+)
 
 LEAVES: tuple[type[Objective], ...] = (
     Neuron,
@@ -67,9 +72,13 @@ LEAVES: tuple[type[Objective], ...] = (
     BoundaryComplexity,
     Difference,
 )
-"""Every kind of objective that is not made of others, but `Constant`."""
+"""Every kind of objective that is not made of others and can be asked for, but `Constant`."""
+
+ICON_LEAVES: tuple[type[Objective], ...] = (WhitenedDirectionNeuron, DirectionCosine, LucidDirectionNeuron)
+"""What icons of activation atlases are made and judged with; they come from an atlas's settings, not from requests."""
 
 __all__ = [
+    "ICON_LEAVES",
     "L1",
     "L2",
     "LEAVES",
@@ -87,11 +96,13 @@ __all__ = [
     "Constant",
     "Difference",
     "Direction",
+    "DirectionCosine",
     "DirectionNeuron",
     "Diversity",
     "ForItem",
     "Inversion",
     "Layer",
+    "LucidDirectionNeuron",
     "Neuron",
     "Norm",
     "Numbers",
@@ -106,6 +117,7 @@ __all__ = [
     "TensorDirection",
     "TotalVariation",
     "WeightedChannels",
+    "WhitenedDirectionNeuron",
     "check",
     "packed_feeds",
     "taps",

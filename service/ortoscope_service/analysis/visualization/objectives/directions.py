@@ -45,7 +45,12 @@ def weighted_by_angle(
     dot, small = g.total(g.multiply(x, v), [axis]), canvas.constant(epsilon)
     lengths = [g.add(canvas.norm(value, axis), small) for value in (x, v)]
     cosine = g.divide(g.divide(dot, lengths[0]), lengths[1])
-    return g.multiply(dot, g.op("Pow", [g.op("Max", [cosine, canvas.constant(_FLOOR)]), power]))
+    return g.multiply(dot, angle_floor(canvas, cosine, power))
+
+
+def angle_floor(canvas: Canvas, cosine: ir.Value, power: ir.Value) -> ir.Value:
+    """max(0.1, cosine)ᵖ: what an activation across the direction, or at zero, still counts, so that it can turn."""
+    return canvas.g.op("Pow", [canvas.g.op("Max", [cosine, canvas.constant(_FLOOR)]), power])
 
 
 @dataclass(frozen=True)
@@ -214,16 +219,20 @@ class DirectionNeuron(Reading):
 
     def build(self, canvas: Canvas, name: str) -> ir.Value:
         """Picks all units of one site, and weighs them."""
-        g, at = canvas.g, f"{name}.{self.kind}"
+        here, vector = self._met(canvas, name)
+        if not self.power:
+            return canvas.g.total(canvas.g.multiply(here, vector), [1])
+        return weighted_by_angle(canvas, here, vector, 1, canvas.feed(f"{name}.{self.kind}.power"))
+
+    def _met(self, canvas: Canvas, name: str) -> tuple[ir.Value, ir.Value]:
+        """The activation at the site and the vector, (batch, unit) each."""
+        at = f"{name}.{self.kind}"
         value, tap = canvas.read(self.of, name)
         _, shape = self.shape(canvas.setting, name)
         units = shape[tap.unit_axis - 1]
         index = canvas.feed(f"{at}.index", units, integers=True)
-        here = g.op("GatherElements", [canvas.flat(value), index], axis=1)
-        vector = canvas.feed(f"{at}.vector", units)
-        if not self.power:
-            return g.total(g.multiply(here, vector), [1])
-        return weighted_by_angle(canvas, here, vector, 1, canvas.feed(f"{at}.power"))
+        here = canvas.g.op("GatherElements", [canvas.flat(value), index], axis=1)
+        return here, canvas.feed(f"{at}.vector", units)
 
     def feeds(self, setting: Setting, name: str) -> dict[str, Array]:
         """The vector, where it is to be met, and the power."""

@@ -1,0 +1,113 @@
+"""The README's picture: an activation atlas of EfficientNet-Lite0, beside the real crops closest to each cell's mean.
+
+    python benchmarks/atlas_picture.py --images photos/ --images more/ --work scratch/ --page atlas.html
+
+It serves the zoo's model and the images of the folders, builds an atlas through the client, and draws two maps: at the
+left icons, smaller where a cell has few samples, at the right crops. `make demo` must have prepared the model before.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import ortoscope
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / ".cache" / "demo" / "models"
+PICTURE = ROOT / "docs" / "images" / "activation-atlas.webp"
+ENDINGS = {".jpg", ".jpeg"}
+GAP = 24
+
+
+def main() -> None:
+    """Builds the atlas and writes the picture, and the page if one is named."""
+    options = _options()
+    data = options.work / "datasets" / "pictures"
+    _gather(options.images, data)
+    with _server(options.work) as target, ortoscope.connect(target) as scope:
+        tap = scope.model("efficientnet-lite0").tap(options.tap)
+        started = time.monotonic()
+        operation = tap.atlas(
+            "pictures",
+            grids=options.grid,
+            sites_per_image=options.sites,
+            seed=options.seed,
+            settings={"icons.size": 96},
+        )
+        print(operation.name, flush=True)
+        atlas = operation.result(progress=True)
+        quality = atlas.quality
+        print(f"{time.monotonic() - started:.0f} s; {atlas}")
+        print(f"trustworthiness {quality.trustworthiness:.3f}, recall {quality.neighbourhood_recall:.3f}")
+        print(*atlas.remarks, sep="\n")
+        level = atlas.level()
+        represented = level.arrays.represents
+        if represented is not None:
+            print(f"{int(represented.sum())} of {level.cell_count} icons represent their cells")
+        if options.page is not None:
+            print(atlas.save(options.page))
+        side = options.side // level.grid
+        maps = [level.image(size=side, by_count=True), level.image(size=side, crops=True)]
+    canvas = Image.new("RGB", (2 * maps[0].width + GAP, maps[0].height), "white")
+    for number, drawn in enumerate(maps):
+        canvas.paste(drawn, (number * (drawn.width + GAP), 0), drawn)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(options.output, "WEBP", quality=options.quality, method=6)
+    print(f"{options.output}: {options.output.stat().st_size / 1000:.0f} kB")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, action="append", required=True, help="a folder of JPEGs; several times")
+    parser.add_argument("--work", type=Path, required=True, help="a folder for images and results; kept")
+    parser.add_argument("--page", type=Path, help="where the page goes")
+    parser.add_argument("--output", type=Path, default=PICTURE)
+    parser.add_argument("--tap", default="blocks.10")
+    parser.add_argument("--grid", type=int, nargs="+", default=[7, 14])
+    parser.add_argument("--sites", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--side", type=int, default=840, help="pixels along each side of a map")
+    parser.add_argument("--quality", type=int, default=82)
+    return parser.parse_args()
+
+
+def _gather(folders: list[Path], data: Path) -> None:
+    """Copies the images of all folders into one, each under a number, unless it is there already."""
+    if data.exists():
+        return
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix.lower() in ENDINGS]
+    data.mkdir(parents=True)
+    for number, path in enumerate(files):
+        shutil.copyfile(path, data / f"{number:04d}{path.suffix.lower()}")
+
+
+@contextlib.contextmanager
+def _server(work: Path) -> Iterator[str]:
+    """A server on a free port; yields its target and stops it cleanly."""
+    log = work / "server.log"
+    folders = [f"--models={MODELS}", f"--datasets={work / 'datasets'}", f"--store={work / 'store'}"]
+    command = [sys.executable, "-m", "ortoscope_service", "serve", *folders, "--listen", "127.0.0.1:0"]
+    with log.open("w", encoding="utf-8") as sink:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=sink, env=os.environ)
+    try:
+        while not (found := re.search(r"^listening on (\S+)\n", log.read_text(encoding="utf-8"), re.MULTILINE)):
+            if process.poll() is not None:
+                raise SystemExit(f"The server ended: {log}")
+            time.sleep(0.1)
+        yield found[1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+if __name__ == "__main__":
+    main()
