@@ -4,7 +4,6 @@ import io
 import json
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,9 +12,7 @@ import grpc
 import numpy as np
 import onnx
 from durability import FORMATIONS, Rig, Victim, deployment
-from google.longrunning import operations_pb2, operations_pb2_grpc
-from ortoscope.v1 import blobs_pb2, blobs_pb2_grpc, visualization_pb2, visualization_pb2_grpc
-from ortoscope.v1.operations_pb2 import OperationMetadata
+from ortoscope.v1 import visualization_pb2, visualization_pb2_grpc
 from ortoscope_service.analysis.visualization.png import read_spec, to_bytes
 from ortoscope_service.analysis.visualization.settings import resolve_preset
 from ortoscope_service.analysis.visualization.spec import prepare_units
@@ -23,6 +20,7 @@ from ortoscope_service.models.repository import ModelRepository
 from ortoscope_service.runtime.sessions import SessionConfig
 from serving import PREPROCESSING, add_model
 from tiny_models import GraphBuilder, float_value
+from tireless_calls import asked_for_again_until_answered, read, state_of
 
 SETTINGS = {"size": "16", "recipe.steps": "80"}
 UNITS = 96
@@ -35,42 +33,6 @@ def network() -> onnx.ModelProto:
     g.node("Conv", ["image", g.weight("w", (UNITS, 3, 5, 5), 75)], "convolved", pads=[2] * 4, strides=[2, 2])
     g.node("Relu", ["convolved"], "units")
     return g.model([float_value("image", ["n", 3, 16, 16])], [float_value("units", ["n", UNITS, 8, 8])], opset=17)
-
-
-def asked_for_again_until_answered(address: str, call: Callable[[grpc.Channel], Any]) -> Any:
-    """The answer to a call of a server that may be away for a while."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-                return call(channel)
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-
-
-def state_of(address: str, name: str) -> tuple[Any, OperationMetadata]:
-    """An operation, and how far it is."""
-
-    def call(channel: grpc.Channel) -> Any:
-        stub: Any = operations_pb2_grpc.OperationsStub(channel)
-        return stub.GetOperation(operations_pb2.GetOperationRequest(name=name))
-
-    operation = asked_for_again_until_answered(address, call)
-    metadata = OperationMetadata()
-    operation.metadata.Unpack(metadata)
-    return operation, metadata
-
-
-def read(address: str, name: str) -> bytes:
-    """The contents of a blob."""
-
-    def call(channel: grpc.Channel) -> bytes:
-        stub: Any = blobs_pb2_grpc.BlobsStub(channel)  # type: ignore[no-untyped-call]
-        return b"".join(chunk.data for chunk in stub.ReadBlob(blobs_pb2.ReadBlobRequest(name=name)))
-
-    return bytes(asked_for_again_until_answered(address, call))
 
 
 def test_a_sheet_whose_worker_and_server_are_killed_is_what_one_process_makes(tmp_path: Path) -> None:
