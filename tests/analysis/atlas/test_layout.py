@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.stats
 from ortoscope_service.analysis.atlas import layout_kernel
 from ortoscope_service.analysis.atlas.fuzzy_graph import curve_of, fuzzy_union, memberships
 from ortoscope_service.analysis.atlas.layout import Layout, LayoutSettings, lay_out
 from ortoscope_service.analysis.atlas.parallel import Threads
 from ortoscope_service.analysis.atlas.quality import layout_quality
-from ortoscope_service.analysis.atlas.scaling import into_unit_square
+from ortoscope_service.analysis.atlas.scaling import equalized, into_unit_square
 from ortoscope_service.errors import Code, OrtoscopeError
 from ortoscope_service.runtime.cancellation import Cancellation
 
@@ -355,3 +356,27 @@ def test_without_outliers_scaling_keeps_the_shape_and_fills_the_square() -> None
                                atol=1e-6)  # fmt: skip
     assert position[:, 1].min() + position[:, 1].max() == pytest.approx(1, abs=1e-6)
     assert (into_unit_square(np.ones((5, 2), np.float32)) == 0.5).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_evening_out_keeps_the_order_along_each_axis_and_uses_the_whole_square(share: float) -> None:
+    rng = np.random.default_rng(3)
+    # Axes of the layout are those of the square, the longer one first, with a group far off.
+    given = np.concatenate([rng.normal(size=(300, 2)) * (4, 1), rng.normal(size=(20, 2)) * 0.1 + (60, 0)])
+    position = equalized(given.astype(np.float32), share)
+    assert (position.min(axis=0) == 0).all()
+    assert (position.max(axis=0) == 1).all()
+    turned = position if np.corrcoef(position[:, 0], given[:, 0])[0, 1] > 0 else 1 - position
+    along = np.argsort(given[:, 0].astype(np.float32), kind="stable")
+    # The group far off tilts the principal axes a little.
+    assert scipy.stats.spearmanr(turned[along, 0], np.arange(320)).statistic > 0.999
+    if share == 1:
+        np.testing.assert_allclose(np.sort(position[:, 1]), np.linspace(0, 1, 320), atol=1e-6)
+
+
+def test_evening_out_leaves_what_is_alike_alike() -> None:
+    assert (equalized(np.ones((5, 2), np.float32), 0.7) == 0.5).all()
+    row = np.stack([np.array([0, 0, 1, 5], np.float32), np.zeros(4, np.float32)], axis=1)
+    position = equalized(row, 0.7)
+    assert position[0, 0] == position[1, 0] < position[2, 0] < position[3, 0]
+    assert (position[:, 1] == 0.5).all()

@@ -21,7 +21,7 @@ from ortoscope_service.analysis.atlas.layout_kernel import Forces, settle
 from ortoscope_service.analysis.atlas.neighbours import Neighbours, nearest_neighbours
 from ortoscope_service.analysis.atlas.parallel import Progress, Threads, pieces, silent, single_threaded_products
 from ortoscope_service.analysis.atlas.placement import Frame
-from ortoscope_service.analysis.atlas.scaling import into_unit_square
+from ortoscope_service.analysis.atlas.scaling import equalized, into_unit_square
 from ortoscope_service.analysis.atlas.space import METRICS, Float32Array, Metric, Space
 from ortoscope_service.errors import Code, OrtoscopeError, invalid
 from ortoscope_service.runtime.cancellation import Cancellation
@@ -40,7 +40,7 @@ _RNG = 0x61746C6173
 class LayoutSettings:
     """How samples are laid out; names and defaults are those of umap-learn, but where said."""
 
-    n_neighbors: int = 50
+    n_neighbors: int = 15
     """Nearest neighbours of each sample, itself among them: 2 to 500. Few show detail, many the whole."""
 
     min_dist: float = 0.05
@@ -77,6 +77,10 @@ class LayoutSettings:
     components: int = 64
     """Principal coordinates that neighbours are found by, with one more for what these leave out: 1 to 4,096, or 0 for
     all units. Few are fast, and leave out noise."""
+
+    equalize: float = 0.7
+    """How far the layout is evened out along its axes, so that it fills the grid: 0 to 1; 0 leaves it as it is, with
+    both axes on one scale."""
 
     landmarks: int = 100_000
     """Samples that are laid out, drawn at random; the others are placed among them: 4 to 2,000,000."""
@@ -123,6 +127,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("set_op_mix_ratio", 0, 1),
     ("local_connectivity", 0, 100),
     ("components", 0, 4096),
+    ("equalize", 0, 1),
     ("landmarks", FEWEST_SAMPLES, 2_000_000),
     ("perplexity", 1, 1000),
 )
@@ -211,7 +216,8 @@ def lay_out(
             laid_out = _umap_learn(space.vectors(activations[landmark]), neighbours, settings, seed)
         else:
             laid_out = _own(neighbours, coordinates, settings, seed, pool, progress)
-    position = into_unit_square(laid_out)
+    even = settings.equalize > 0 and not flat
+    position = equalized(laid_out, settings.equalize) if even else into_unit_square(laid_out)
     frame = Frame.of(space, coordinates, neighbours, position)
     if len(landmark) < count:
         placed = frame.place(activations, threads=threads, progress=progress, cancellation=cancellation)

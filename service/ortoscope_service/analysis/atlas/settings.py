@@ -42,18 +42,18 @@ PRESETS: Mapping[str, AtlasSettings] = {
     # The names of the article's files: layout=50_0.05_cosine, whiten=true, 80 px, 1024 steps, best of 4. They do not
     # say the power of the angle; it is that of the notebooks.
     "distill": AtlasSettings(
-        layout=LayoutSettings(n_neighbors=50, min_dist=0.05, init="spectral"),
+        layout=LayoutSettings(n_neighbors=50, min_dist=0.05, init="spectral", equalize=0.0),
         icons=dataclasses.replace(_RELEASED, size=80, steps=1024, attempts=4, cosine_power=4.0),
     ),
     # lucid/notebooks/activation-atlas: UMAP 20, 0.01; cells of more than 10 samples; 512 steps.
     "notebook": AtlasSettings(
-        layout=LayoutSettings(n_neighbors=20, min_dist=0.01, init="spectral"),
+        layout=LayoutSettings(n_neighbors=20, min_dist=0.01, init="spectral", equalize=0.0),
         grid=GridSettings(min_density=11),
         icons=dataclasses.replace(_RELEASED, size=80, steps=512, attempts=1, cosine_power=4.0),
     ),
     # lucid/recipes/activation_atlas: UMAP 50, 0.05; cells of more than 5 samples; 96 px, 128 steps, not whitened.
     "recipe": AtlasSettings(
-        layout=LayoutSettings(n_neighbors=50, min_dist=0.05, init="spectral"),
+        layout=LayoutSettings(n_neighbors=50, min_dist=0.05, init="spectral", equalize=0.0),
         grid=GridSettings(min_density=6),
         icons=dataclasses.replace(_RELEASED, size=96, steps=128, attempts=1, cosine_power=2.0, whiten=False),
     ),
