@@ -112,7 +112,7 @@ def test_cells_are_means_over_both(stubs: Stubs, base: Atlas, appended: Atlas) -
         more = after["count"][kept] - before["count"]
         assert (more >= 0).all()
         np.testing.assert_allclose(after["mean"][kept][more == 0], before["mean"][more == 0], rtol=1e-6)
-        assert (more == 0).any()
+    assert (more == 0).any()
 
 
 def test_icons_of_cells_whose_direction_stayed_are_kept_to_the_pixel(
@@ -148,17 +148,32 @@ def test_appended_atlas_can_be_projected_into(stubs: Stubs, appended: Atlas) -> 
 
 
 def test_what_the_base_decides_cannot_be_set(stubs: Stubs, base: Atlas, appended: Atlas, refused: Refused) -> None:
-    given = {"base_atlas": base.name, "dataset": "datasets/further"}
-    for fields, code, reason, field in (
+    given: dict[str, Any] = {"base_atlas": base.name, "dataset": "datasets/further"}
+    cases: tuple[tuple[dict[str, Any], str, str, str], ...] = (
         ({"grids": [4]}, "INVALID_ARGUMENT", "SET_BY_BASE", "spec.grids"),
-        ({"settings": {"icons.size": "8"}}, "INVALID_ARGUMENT", "SET_BY_BASE", "spec.settings"),
+        ({"settings": {"icons.size": "8"}}, "INVALID_ARGUMENT", "SET_BY_BASE", "spec.settings.icons.size"),
+        ({"icons": {"preset": "channel"}}, "INVALID_ARGUMENT", "SET_BY_BASE", "spec.icons.preset"),
+        ({"class_filter": {"classes": ["zero"]}}, "INVALID_ARGUMENT", "SET_BY_BASE", "spec.class_filter"),
+        ({"without_icons": True}, "INVALID_ARGUMENT", "SET_BY_BASE", "spec.without_icons"),
         ({"tap": "models/cnn/taps/relu6"}, "INVALID_ARGUMENT", "OTHER_TAP", "spec.tap"),
         ({"base_atlas": appended.name}, "FAILED_PRECONDITION", "ATLAS_APPENDED", "spec.base_atlas"),
         ({"base_atlas": f"atlases/{'f' * 32}"}, "NOT_FOUND", "UNKNOWN_RESULT", "spec.base_atlas"),
         ({"base_atlas": "x"}, "INVALID_ARGUMENT", "INVALID_NAME", "spec.base_atlas"),
-    ):
+    )
+    for fields, code, reason, field in cases:
         failure = refused(stubs.atlases.BuildAtlas, BuildAtlasRequest(spec=AtlasSpec(**{**given, **fields})))
         assert (failure.code, failure.reason, failure.field) == (code, reason, field)
+
+
+def test_what_was_told_of_an_appended_atlas_may_be_asked_for_again(stubs: Stubs, appended: Atlas) -> None:
+    spec = AtlasSpec()
+    spec.CopyFrom(appended.spec)
+    again = Atlas()
+    assert stubs.wait(stubs.atlases.BuildAtlas(BuildAtlasRequest(spec=spec))).response.Unpack(again)
+    assert again.spec == appended.spec
+    assert again.samples == appended.samples
+    for one, other in zip(appended.levels, again.levels, strict=True):
+        assert one == other
 
 
 def test_base_whose_images_changed_fails(stubs: Stubs, served: tuple[Stubs, Path]) -> None:

@@ -128,6 +128,14 @@ def test_other_images_are_placed_as_the_frame_places_them(atlases: Atlases, mode
     assert projection.provenance.dataset_digest
 
 
+def test_projections_and_comparisons_are_the_same_to_the_byte_when_asked_for_again(atlases: Atlases) -> None:
+    first, second = (_project(atlases, dataset="datasets/further", seed=8) for _ in range(2))
+    assert first.name != second.name
+    assert first.arrays == second.arrays
+    pair = [_compare(atlases, atlases.early.name, atlases.late.name, seed=9) for _ in range(2)]
+    assert pair[0].arrays == pair[1].arrays
+
+
 def test_dark_images_leave_the_map_or_crowd_together(atlases: Atlases) -> None:
     projection = _project(atlases, dataset="datasets/dark")
     usual = _project(atlases, dataset="datasets/further")

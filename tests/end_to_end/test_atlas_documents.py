@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import signal
+import subprocess
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import ortoscope
 import pytest
-from command_line import run, run_json
+from command_line import command, environment, run, run_json
 from gradient_models import LABELS
 from ortoscope.v1 import atlases_pb2
 from ortoscope_service.config import ServerConfig
@@ -76,7 +78,6 @@ def test_the_guide_names_every_group_of_settings_and_every_preset() -> None:
         assert hasattr(getattr(AtlasSettings(), group), name)
 
 
-@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # of the notebook's own machinery
 def test_the_notebook_runs_and_its_pictures_show_themselves(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient", reason="notebooks are run by nbclient")
@@ -150,3 +151,25 @@ def test_an_atlas_without_icons_shows_crops_and_can_be_projected_into(target: st
     assert (folder / "drift" / "arrays" / "projection.npz").exists()
     same = run_json("atlas", "compare", done["name"], done["name"], "-o", "same.html", "--json", "--target", target)
     assert same["neighbourhood_agreement"] == 1.0
+
+
+def test_after_an_interrupt_the_finished_level_stays_and_can_be_looked_at(target: str, folder: Path) -> None:
+    words = ["atlas", "efficientnet-lite0", "--tap", "blocks.10", "--dataset", "rendered-scenes", "--sites", "8"]
+    slow = ["--grid", "4", "--set", "icons.size=64", "--set", "icons.steps=2000", "--seed", "11", "--target", target]
+    process = subprocess.Popen(
+        command(*words, *slow), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("Level 4 x 4"):
+            break
+    assert line.endswith("cells are there with real crops.\n")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "was asked to cancel" in said
+    found = re.search(r"What is finished stays: levels 4 \(crops only\) of (atlases/\w+)\.", said)
+    assert found is not None
+    done = run_json("atlas", "save", found[1], "-o", "partial.html", "--json", "--target", target)
+    assert done["atlases"][0]["state"] == "STATE_PARTIAL"
+    assert (folder / "partial.html").stat().st_size > 10_000

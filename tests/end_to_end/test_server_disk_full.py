@@ -20,6 +20,7 @@ from ortoscope.v1.activations_pb2 import (
     FindExamplesRequest,
     TapSelection,
 )
+from ortoscope.v1.atlases_pb2 import Atlas, AtlasSpec, BuildAtlasRequest, ListAtlasesRequest
 from ortoscope.v1.operations_pb2 import OperationMetadata
 from ortoscope_service.models.repository import ModelRepository
 from pictures import encode, photo
@@ -34,6 +35,7 @@ from serving import (
     slow_image_chain,
     write_datasets,
 )
+from small_atlases import write_photos
 from tiny_models import tiny_cnn
 
 KILOBYTE = 1000
@@ -49,7 +51,8 @@ def server(folder: Path) -> Iterator[ServerProcess]:
     repository = ModelRepository(folder / "models")
     add_model(repository, "cnn", tiny_cnn(), preprocessing=PREPROCESSING)
     add_model(repository, "slow", slow_image_chain(60), preprocessing=replace(GRAY_512, std=(255.0 * 512,) * 3))
-    with server_process(folder / "models", write_datasets(folder / "datasets"), folder / "store") as server:
+    write_photos(write_datasets(folder / "datasets") / "many", 60)
+    with server_process(folder / "models", folder / "datasets", folder / "store") as server:
         yield server
 
 
@@ -124,6 +127,30 @@ def test_an_operation_whose_result_does_not_fit_fails_typed_and_leaves_nothing(
     set_room(server, None)
     example_set = activations_pb2.ExampleSet()
     assert stubs.wait(find_examples(stubs)).response.Unpack(example_set)
+
+
+def test_an_atlas_whose_samples_do_not_fit_fails_typed_and_leaves_nothing(
+    server: ServerProcess, stubs: Stubs, folder: Path
+) -> None:
+    spec = AtlasSpec(
+        tap="models/cnn/taps/relu1", dataset="datasets/many", sites_per_image=196, grids=[4], without_icons=True
+    )
+    spec.settings["layout.n_epochs"] = "2"
+
+    def files() -> set[Path]:
+        return {path for path in (folder / "store" / "blobs").rglob("*") if path.is_file()}
+
+    before = files()
+    set_room(server, 500 * KILOBYTE)
+    operation = stubs.wait(stubs.atlases.BuildAtlas(BuildAtlasRequest(spec=spec)))
+    failure = failure_of_status(operation.error)
+    assert (failure.code, failure.reason) == ("RESOURCE_EXHAUSTED", "DISK_FULL")
+    assert files() == before
+    assert not stubs.atlases.ListAtlases(ListAtlasesRequest()).atlases
+    set_room(server, None)
+    atlas = Atlas()
+    assert stubs.wait(stubs.atlases.BuildAtlas(BuildAtlasRequest(spec=spec))).response.Unpack(atlas)
+    assert atlas.sample_count > 10_000
 
 
 def test_an_operation_that_cannot_even_be_recorded_is_refused_typed(server: ServerProcess, stubs: Stubs) -> None:

@@ -1,12 +1,14 @@
 import errno
 import hashlib
 import os
+import resource
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ortoscope_service.errors import Code, OrtoscopeError
-from ortoscope_service.jobs.artifacts import ArtifactStore
+from ortoscope_service.jobs.artifacts import ArtifactStore, pack_arrays, read_arrays
 
 
 @pytest.fixture
@@ -34,6 +36,30 @@ def test_nothing_is_left_of_an_artifact_whose_writing_failed(store: ArtifactStor
 
     with pytest.raises(OSError, match="full"):
         fail()
+    assert [path for path in (tmp_path / "shards").rglob("*") if path.is_file()] == []
+
+
+def test_arrays_are_stored_as_they_are_packed(store: ArtifactStore) -> None:
+    arrays = {"rows": np.arange(12, dtype=np.float16).reshape(3, 4), "name": np.array("a"), "none": np.empty((0, 2))}
+    digest = store.put_arrays(arrays)
+    assert store.load(digest) == pack_arrays(arrays)
+    assert store.put_arrays(arrays) == digest
+    with store.open(digest) as file:
+        found = read_arrays(file)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+
+
+def test_nothing_is_left_of_arrays_that_do_not_fit(store: ArtifactStore, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            store.put_arrays({"rows": np.zeros(1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path for path in (tmp_path / "shards").rglob("*") if path.is_file()] == []
 
 

@@ -52,3 +52,18 @@ def test_a_blob_is_deleted_with_the_last_result_that_names_it(records: RecordSto
     assert not blobs.status(shared).complete
     with pytest.raises(OrtoscopeError):
         records.delete("dissections", "b")
+
+
+def test_a_result_is_replaced_in_its_place_and_takes_the_blobs_of_both_with_it(
+    records: RecordStore, blobs: BlobStore
+) -> None:
+    first, both, second = (blobs.put_bytes(text) for text in (b"first", b"both", b"second"))
+    records.add("atlases", "a", b"partial", {"cells": first, "samples": both})
+    records.add("atlases", "b", b"another", {})
+    records.add("atlases", "a", b"complete", {"cells": second, "samples": both})
+    assert [message for _, message in records.list("atlases", count=9)] == [b"another", b"complete"]
+    record = records.get("atlases", "a")
+    assert (record.blobs["cells"], record.blobs["samples"]) == (second, both)
+    assert blobs.status(first).complete  # who was told of it may be reading
+    records.delete("atlases", "a")
+    assert not any(blobs.status(digest).complete for digest in (first, both, second))

@@ -172,6 +172,41 @@ def test_a_result_that_cannot_be_recorded_fails_the_operation(jobs: Jobs) -> Non
     assert error.reason == "DISK_FULL"
 
 
+def test_what_was_published_on_the_way_stays_however_the_operation_ends(jobs: Jobs) -> None:
+    def drive(job: Job) -> Outcome:
+        job.publish(DONE)
+        return endless(job)
+
+    def fail(job: Job) -> Outcome:
+        job.publish(DONE)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cancelled = jobs.submit(drive)
+    while cancelled not in jobs.published:
+        time.sleep(0.01)
+    assert jobs.store.operations.get(cancelled).state is State.RUNNING
+    jobs.runner.cancel(cancelled)
+    ended = jobs.wait(cancelled)
+    assert (ended.state, ended.result) == (State.CANCELLED, None)
+    failed = jobs.run(fail)
+    assert failed.state is State.FAILED
+    assert jobs.published == [cancelled, failed.id]
+
+
+def test_a_result_on_the_way_that_cannot_be_recorded_fails_the_operation(jobs: Jobs) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    def drive(job: Job) -> Outcome:
+        job.publish(DONE)
+        return DONE
+
+    jobs.publish = refuse
+    error = jobs.run(drive).error
+    assert error is not None
+    assert error.reason == "DISK_FULL"
+
+
 def test_cancelling_stops_a_running_operation_and_skips_a_waiting_one(jobs: Jobs) -> None:
     blockers = [jobs.submit(endless) for _ in range(AT_ONCE)]
     for blocker in blockers:

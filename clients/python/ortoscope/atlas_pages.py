@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ortoscope import resource_names
 from ortoscope.arrays import all_arrays
 from ortoscope.atlas_changes import AtlasComparison, AtlasProjection
 from ortoscope.atlas_files import ATLAS, COMPARISON, FILES, PROJECTION, check_page, is_page
@@ -18,7 +17,7 @@ from ortoscope.progress import Progress, shown
 from ortoscope.report.atlas.exports import write_dzi, write_parquet
 from ortoscope.report.atlas.overlays import comparison_layer, projection_overlays
 from ortoscope.report.atlas.page import AtlasLayer, AtlasPage, LayerLevel, Overlay, write_page
-from ortoscope.report.sources import paths_of
+from ortoscope.report.sources import paths_of, tap_of
 from ortoscope.rpcs import Rpcs
 
 
@@ -150,7 +149,7 @@ def layer_of(
     shown_samples = {int(index) for level in levels for index in level.cells["nearest"].ravel() if index >= 0}
     images = {int(samples["image"][index]) for index in shown_samples}
     return AtlasLayer(
-        name=resource_names.short_tap(atlas.proto.spec.tap),
+        name=tap_of(rpcs, atlas.proto.spec.tap).display_name,
         atlas=atlas.proto,
         levels=levels,
         samples=samples,

@@ -1,5 +1,6 @@
 """What a request that adds samples to an atlas asks for."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from ortoscope.v1 import atlases_pb2
@@ -11,18 +12,6 @@ from ortoscope_service.errors import Code, OrtoscopeError, invalid
 
 _FIELD = "spec.base_atlas"
 
-_OWN = (
-    "grids",
-    "preset",
-    "settings",
-    "icons",
-    "class_filter",
-    "class_gradient",
-    "without_icons",
-    "without_attribution",
-)
-"""Fields of a specification that are those of the base."""
-
 
 def appended_spec(components: Components, given: atlases_pb2.AtlasSpec) -> atlases_pb2.AtlasSpec:
     """The specification of the added samples, with all that is taken over from the base.
@@ -32,21 +21,20 @@ def appended_spec(components: Components, given: atlases_pb2.AtlasSpec) -> atlas
             ATLAS_UNFINISHED, ATLAS_OF_CLASSES, ATLAS_APPENDED.
     """
     base = _base(components, given)
-    for name in _OWN:
-        if _is_set(given, name):
-            raise invalid(
-                "SET_BY_BASE",
-                f"{name} is that of the base, whose frame and cells stay as they are; leave it out, or build an atlas "
-                "without a base.",
-                field=f"spec.{name}",
-            )
+    for name in _others(given, base):
+        raise invalid(
+            "SET_BY_BASE",
+            f"{name} differs from that of the base, whose frame and cells stay as they are; leave it out, or build an "
+            "atlas without a base.",
+            field=f"spec.{name}",
+        )
     spec = atlases_pb2.AtlasSpec()
     spec.CopyFrom(given)
     for name in ("preset", "without_icons", "without_attribution"):
         setattr(spec, name, getattr(base.spec, name))
     spec.tap = given.tap or base.spec.tap
     spec.sites_per_image = given.sites_per_image or base.spec.sites_per_image
-    spec.grids.extend(base.spec.grids)
+    spec.grids[:] = base.spec.grids
     for setting, value in base.settings.items():
         spec.settings[setting] = value
     if base.spec.HasField("icons"):
@@ -131,5 +119,24 @@ def _base(components: Components, given: atlases_pb2.AtlasSpec) -> atlases_pb2.A
     return base
 
 
-def _is_set(spec: atlases_pb2.AtlasSpec, name: str) -> bool:
-    return any(field.name == name for field, _ in spec.ListFields())
+def _others(given: atlases_pb2.AtlasSpec, base: atlases_pb2.Atlas) -> Iterator[str]:
+    """The fields that are given and differ from what the base has."""
+    own = base.spec
+    if given.grids and list(given.grids) != list(own.grids):
+        yield "grids"
+    if given.preset and given.preset != own.preset:
+        yield "preset"
+    for name, text in given.settings.items():
+        if base.settings.get(name) != text:
+            yield f"settings.{name}"
+    if given.icons.preset and given.icons.preset != own.icons.preset:
+        yield "icons.preset"
+    for name, text in given.icons.settings.items():
+        if own.icons.settings.get(name) != text:
+            yield f"icons.settings.{name}"
+    for name in ("class_filter", "class_gradient"):
+        if given.HasField(name):
+            yield name
+    for name in ("without_icons", "without_attribution"):
+        if getattr(given, name) and not getattr(own, name):
+            yield name

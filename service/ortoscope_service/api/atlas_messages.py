@@ -36,7 +36,7 @@ class CellWriter:
         *,
         with_means: bool = False,
     ) -> None:
-        self._dataset = resources.parse_dataset(atlas.spec.dataset, field="")
+        self._atlas = atlas
         self._labels = atlas.class_labels
         self._cells = cells
         self._samples = samples
@@ -67,10 +67,18 @@ class CellWriter:
     def _sample(self, sample: int) -> atlases_pb2.CellSample:
         site, shape = self._samples["site"][sample], self._samples["site_shape"]
         image = int(self._samples["image"][sample])
-        message = atlases_pb2.CellSample(image=str(resources.ImageName(self._dataset, image)), site=site.tolist())
+        dataset = resources.parse_dataset(dataset_of(self._atlas, self._samples, sample), field="")
+        message = atlases_pb2.CellSample(image=str(resources.ImageName(dataset, image)), site=site.tolist())
         if len(shape) == 2:
             message.position.extend(((site + 0.5) / shape).tolist())
         return message
+
+
+def dataset_of(atlas: atlases_pb2.Atlas, samples: Mapping[str, NDArray[Any]], sample: int) -> str:
+    """Resource name of the dataset that a sample's image is of: that of the atlas, or of its base."""
+    if "dataset" not in samples:
+        return atlas.spec.dataset
+    return str(samples["dataset"][samples["source"][sample]])
 
 
 def crop_of(

@@ -102,7 +102,7 @@ def read_atlas_request(components: Components, given: atlases_pb2.AtlasSpec) -> 
     Raises:
         OrtoscopeError: As `resolve_subject`, `resolve_atlas_settings`, `icon_preset` and `IconBatch.prepare` raise;
             INVALID_ARGUMENT: INVALID_GRID, INVALID_SITES, INVALID_TOP, INVALID_MODE, SAME_CLASS, CLASSES_TWICE,
-            ICON_NOT_SQUARE, TOO_MANY_STEPS, APPENDING_NOT_SUPPORTED; FAILED_PRECONDITION: TOO_MANY_SITES,
+            ICON_NOT_SQUARE, TOO_MANY_STEPS; FAILED_PRECONDITION: TOO_MANY_SITES,
             TOO_FEW_SAMPLES, UNITS_UNKNOWN, NO_CLASSES, NO_ATTRIBUTION; UNIMPLEMENTED, UNSUPPORTED_GRADIENT.
     """
     subject = resolve_subject(components, given.tap, given.dataset, given.splits)
@@ -114,7 +114,7 @@ def read_atlas_request(components: Components, given: atlases_pb2.AtlasSpec) -> 
     spec.preset = given.preset or DEFAULT_PRESET
     spec.grids[:] = _grids(given.grids)
     settings = resolve_atlas_settings(given.preset, given.settings)
-    spec.sites_per_image = _sites(subject, settings, given.sites_per_image)
+    spec.sites_per_image = _sites(subject, settings, given.sites_per_image, alone=not given.base_atlas)
     classes = None if given.without_attribution else _classes(subject)
     filtered, mode, gradient = _class_choices(given, classes)
     if filtered:
@@ -146,8 +146,8 @@ def _grids(given: Sequence[int]) -> list[int]:
     return grids
 
 
-def _sites(subject: Subject, settings: AtlasSettings, given: int) -> int:
-    """Sites of each image, where the map has as many and the layout gets enough samples."""
+def _sites(subject: Subject, settings: AtlasSettings, given: int, *, alone: bool) -> int:
+    """Sites of each image, where the map has as many and the layout gets enough samples, if they make one alone."""
     sites, field = given or 1, "spec.sites_per_image"
     if not 1 <= sites <= MOST_SITES:
         raise invalid(
@@ -174,7 +174,7 @@ def _sites(subject: Subject, settings: AtlasSettings, given: int) -> int:
                 metadata={"sites_per_image": str(sites), "available": str(there)},
             )
     samples = len(subject.indices) * sites
-    if samples < FEWEST_SAMPLES:
+    if alone and samples < FEWEST_SAMPLES:
         raise OrtoscopeError(
             Code.FAILED_PRECONDITION,
             "TOO_FEW_SAMPLES",

@@ -19,7 +19,7 @@ from ortoscope_service.api import resources
 from ortoscope_service.api.atlas_appending import appended_spec, base_job, check_same_tap
 from ortoscope_service.api.atlas_comparisons import AtlasComparisonsServicer
 from ortoscope_service.api.atlas_lookup import COLLECTION, find_atlas, subject_of
-from ortoscope_service.api.atlas_messages import CellWriter, crop_of
+from ortoscope_service.api.atlas_messages import CellWriter, crop_of, dataset_of
 from ortoscope_service.api.atlas_projections import AtlasProjectionsServicer
 from ortoscope_service.api.atlas_requests import class_index, read_atlas_request
 from ortoscope_service.api.components import Components, blaming
@@ -185,11 +185,15 @@ class AtlasesServicer(AtlasProjectionsServicer, AtlasComparisonsServicer):
             )
             count = request.count or DEFAULT_PROPOSALS
             proposals = propose_patches(cells, source, target, count, image=samples["image"])
-        subject = subject_of(self._components, atlas, atlas.spec.dataset, atlas.spec.splits, field="atlas")
+        subjects = {
+            name: subject_of(self._components, atlas, name, (), field="atlas")
+            for name in {dataset_of(atlas, samples, proposal.sample) for proposal in proposals}
+        }
         writer = CellWriter(atlas, cells, samples, DEFAULT_TOP)
         answer = atlases_pb2.ProposePatchesResponse()
         for proposal in proposals:
             image = int(samples["image"][proposal.sample])
+            subject = subjects[dataset_of(atlas, samples, proposal.sample)]
             region, png = crop_of(subject, image, samples["site"][proposal.sample], samples["site_shape"])
             answer.proposals.add(
                 cell=writer.cell(proposal.cell),

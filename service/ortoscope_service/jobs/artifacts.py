@@ -89,13 +89,36 @@ class ArtifactStore:
             OrtoscopeError: DATA_LOSS, STORE_LOST: the folder is gone.
             OSError: The disk is full.
         """
-        temporary = self._temporary / uuid.uuid4().hex
-        try:
+        with self._half_written() as temporary:
             with temporary.open("xb") as file:
                 writer = ArtifactWriter(file)
                 yield writer
                 writer._finish()
             self.publish(temporary, writer.digest)
+
+    def put_arrays(self, arrays: dict[str, NDArray[Any]]) -> str:
+        """Stores what `pack_arrays` makes and returns its digest; the file is never in memory as a whole.
+
+        Raises:
+            OrtoscopeError: DATA_LOSS, STORE_LOST: the folder is gone.
+            OSError: The disk is full; nothing is left behind.
+        """
+        with self._half_written() as temporary:
+            with temporary.open("x+b") as file:
+                np.savez(file, **cast("dict[str, Any]", arrays))
+                file.flush()
+                os.fsync(file.fileno())
+                file.seek(0)
+                digest = digest_of_file(file)
+            self.publish(temporary, digest)
+        return digest
+
+    @contextmanager
+    def _half_written(self) -> Iterator[Path]:
+        """A path for what is not yet an artifact; no file is left there."""
+        temporary = self._temporary / uuid.uuid4().hex
+        try:
+            yield temporary
         except FileNotFoundError as error:
             if not self._temporary.is_dir():
                 raise store_lost() from error
@@ -177,11 +200,16 @@ def pack_arrays(arrays: dict[str, NDArray[Any]]) -> bytes:
 
 def unpack_arrays(data: bytes) -> dict[str, NDArray[Any]]:
     """The arrays of an .npz file."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    return read_arrays(io.BytesIO(data))
 
 
-def digest_of_file(file: io.BufferedReader) -> str:
+def read_arrays(file: BinaryIO) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file that is open."""
+    with np.load(file, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def digest_of_file(file: io.BufferedIOBase) -> str:
     """The SHA-256 of the rest of a file, 64 hexadecimal digits."""
     return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,7 +1,9 @@
 """What workers do for an atlas; see `jobs.atlases`."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -25,12 +27,59 @@ from ortoscope_service.analysis.visualization.settings import preset_from_data
 from ortoscope_service.errors import Code, OrtoscopeError
 from ortoscope_service.jobs import surveys
 from ortoscope_service.jobs.tasks import TaskContext
+from ortoscope_service.runtime.cancellation import Cancellation
 from ortoscope_service.runtime.threads import available_threads
 from ortoscope_service.statistics.second_moments import SecondMoments
+
+_ROWS = 2**14
+"""Samples that are summed up, or moved, at a time."""
+
+_BEAT_SECONDS = 5.0
 
 _FEW_SAMPLES = 1000
 _DOUBTFUL = 0.8
 """Samples, and trustworthiness, below which an atlas carries a remark."""
+
+
+class Lively(Cancellation):
+    """The flag of a task that takes each look at it for a sign of life.
+
+    It is for what calculates and waits for nothing: who waits looks at the flag too, and shall be found out.
+
+    Args:
+        context: The task.
+    """
+
+    def __init__(self, context: TaskContext) -> None:
+        super().__init__()
+        self._context = context
+
+    def raise_if_cancelled(self) -> None:
+        """Does nothing while the task may go on.
+
+        Raises:
+            OrtoscopeError: As `Cancellation.raise_if_cancelled` raises.
+        """
+        self._context.alive()
+        self._context.cancellation.raise_if_cancelled()
+
+
+@contextmanager
+def _beating(context: TaskContext) -> Iterator[None]:
+    """Gives signs of life for a library that gives none; what ends it is the operation's time limit."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(_BEAT_SECONDS):
+            context.alive()
+
+    thread = threading.Thread(target=beat, name="signs of life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _settings(context: TaskContext) -> AtlasSettings:
@@ -70,29 +119,39 @@ def merge(context: TaskContext) -> dict[str, Any]:
         return lambda: ShardSamples.from_arrays(context.arrays(str(shard)))
 
     shards = len(context.inputs) - 1  # the dataset is an input too
-    samples = merge_samples([loader(shard) for shard in range(shards)], cancellation=context.cancellation)
+    samples = merge_samples([loader(shard) for shard in range(shards)], cancellation=Lively(context))
     chosen = _chosen(context, samples)
-    moments = SecondMoments(samples.activation.shape[1])
-    for start in range(0, len(chosen), 2**14):
+    activation = _moved_up(samples.activation, chosen)
+    moments = SecondMoments(activation.shape[1])
+    for start in range(0, len(chosen), _ROWS):
         context.alive()
-        moments.update(samples.activation[chosen[start : start + 2**14]])
+        moments.update(activation[start : start + _ROWS])
     icons = _settings(context).icons
     space = IconSpace.of(moments, whiten=icons.whiten, shrinkage=icons.shrinkage)
     first = np.where(samples.duplicate_of >= 0, samples.duplicate_of, np.arange(len(samples.image)))
     arrays = {
-        "activation": samples.activation[chosen],
+        "activation": activation,
         "image": samples.image[chosen],
         "site": samples.site[chosen],
         "site_shape": np.array(samples.site_shape, np.int64),
         # Equal samples have one position: `alike` numbers those that differ.
         "alike": np.unique(first[chosen], return_inverse=True)[1],
         "zero": np.array(samples.zero.sum(), np.int64),
+        "outliers": np.array(samples.outliers, np.int64),
     }
     if samples.attribution is not None:
-        arrays["attribution"] = samples.attribution[chosen]
+        arrays["attribution"] = _moved_up(samples.attribution, chosen)
     context.put("activations", arrays)
     context.put("space", space.to_arrays())
     return {}
+
+
+def _moved_up(rows: NDArray[Any], chosen: NDArray[np.int64]) -> NDArray[Any]:
+    """Rows at ascending places, moved to the front of their own array: there may be no memory for two of it."""
+    for start in range(0, len(chosen), _ROWS):
+        part = chosen[start : start + _ROWS]
+        rows[start : start + len(part)] = rows[part]
+    return rows[: len(chosen)]
 
 
 def _chosen(context: TaskContext, samples: Samples) -> NDArray[np.int64]:
@@ -126,23 +185,25 @@ def _lay_out(context: TaskContext) -> dict[str, Any]:
     arrays, spec = context.arrays("activations"), context.spec
     layout, threads = _settings(context).layout, available_threads()
     _, first = np.unique(arrays["alike"], return_index=True)
-    distinct = arrays["activation"][first]
-    told: dict[str, Any] = {"threads": threads, "progress": context.progress, "cancellation": context.cancellation}
+    distinct = arrays["activation"]
+    if len(first) < len(distinct):
+        distinct = distinct[first]
+    told: dict[str, Any] = {"threads": threads, "progress": context.progress, "cancellation": Lively(context)}
     if spec["gradient"] is None:
-        laid_out = lay_out(distinct, layout, spec["seed"], **told)
+        with nullcontext() if layout.method == "umap" and layout.engine == "own" else _beating(context):
+            laid_out = lay_out(distinct, layout, spec["seed"], **told)
         position = laid_out.position
         context.put("frame", laid_out.frame.to_arrays())
     else:
         left, right = spec["gradient"]
         position = gradient_positions(distinct, arrays["attribution"][first], left, right, layout, spec["seed"], **told)
-    context.alive()
     quality = layout_quality(
         distinct,
         position,
         spec["seed"],
         metric=layout.metric,
         threads=threads,
-        cancellation=context.cancellation,
+        cancellation=Lively(context),
     )
     published = {
         "image": arrays["image"],
@@ -167,22 +228,30 @@ def _lay_out(context: TaskContext) -> dict[str, Any]:
         "units": int(arrays["activation"].shape[1]),
         "attributed": "attribution" in arrays,
         "quality": [quality.trustworthiness, quality.neighbourhood_recall, quality.queries],
-        "remarks": _remarks(samples, images, quality.trustworthiness, gradient=spec["gradient"] is not None),
+        "remarks": [
+            *_remarks_on_samples(samples, images, int(arrays["outliers"])),
+            *([] if spec["gradient"] is not None else _remarks_on_layout(quality.trustworthiness)),
+        ],
     }
 
 
-def _remarks(samples: int, images: int, trustworthiness: float, *, gradient: bool) -> list[str]:
-    """What a reader must know."""
+def _remarks_on_samples(samples: int, images: int, outliers: int) -> list[str]:
+    """What a reader must know of the samples."""
     remarks = []
     if samples < _FEW_SAMPLES:
         remarks.append(f"Only {samples} samples: cells hold few, and the map may look otherwise with other images.")
     if samples > images:
         remarks.append(f"{samples} samples of {images} images: those of one image are not independent.")
-    if trustworthiness < _DOUBTFUL and not gradient:
-        remarks.append(
-            f"Trustworthiness {trustworthiness:.2f}: many samples that lie together are not alike to the model."
-        )
+    if outliers:
+        remarks.append(f"{outliers} samples were left out because they are far longer than others of their image.")
     return remarks
+
+
+def _remarks_on_layout(trustworthiness: float) -> list[str]:
+    """What a reader must know of the layout."""
+    if trustworthiness >= _DOUBTFUL:
+        return []
+    return [f"Trustworthiness {trustworthiness:.2f}: many samples that lie together are not alike to the model."]
 
 
 def grid(context: TaskContext) -> dict[str, Any]:
@@ -197,7 +266,7 @@ def grid(context: TaskContext) -> dict[str, Any]:
         settings.grid,
         attribution=arrays.get("attribution"),
         parent=parent,
-        cancellation=context.cancellation,
+        cancellation=Lively(context),
     )
     crop_sheets, crop = _put_crops(context, settings, arrays, cells)
     cells = dataclasses.replace(cells, crop=crop)
@@ -241,7 +310,7 @@ def _put_crops(
         preprocessing,
         chosen.crop_size,
         first=leading_tokens(survey.version, survey.tap),
-        cancellation=context.cancellation,
+        cancellation=Lively(context),
     )
     sheets = 0
     for sheet in pack(pictures, SheetLayout(chosen.crop_size), chosen.quality):

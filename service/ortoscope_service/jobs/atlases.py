@@ -34,7 +34,7 @@ def drive(job: Job) -> Outcome:
     Returns:
         Artifacts: `samples` and `frame` (none of a gradient atlas), `cells.N` of each level N from 0, and the sheets
         `crops.N.K` and `icons.N.K`, as `ortoscope.v1.Atlas` has them. Values: those of `surveys.finish`, what
-        `atlas_tasks.lay_out` told, `complete`, and `levels`: what `atlas_tasks.grid` and `atlas_tasks.sheet` told of
+        the task `lay-out` told, `complete`, and `levels`: what `atlas_tasks.grid` and `atlas_tasks.sheet` told of
         each.
 
     Raises:

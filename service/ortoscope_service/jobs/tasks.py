@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ortoscope_service.datasets.catalog import DatasetCatalog
 from ortoscope_service.errors import Code, OrtoscopeError, error_to_json
-from ortoscope_service.jobs.artifacts import ArtifactStore, ArtifactWriter, pack_arrays, store_lost, unpack_arrays
+from ortoscope_service.jobs.artifacts import ArtifactStore, ArtifactWriter, read_arrays, store_lost
 from ortoscope_service.jobs.failures import as_ortoscope_error
 from ortoscope_service.jobs.watchdog import Watchdog
 from ortoscope_service.jobs.worker import retire
@@ -164,7 +164,8 @@ class TaskContext:
             OrtoscopeError: As `ArtifactStore.open` raises.
         """
         self.alive()
-        return unpack_arrays(self._store.load(self.inputs[role]))
+        with self._store.open(self.inputs[role]) as file:
+            return read_arrays(file)
 
     @contextmanager
     def open(self, role: str) -> Iterator[BinaryIO]:
@@ -182,8 +183,7 @@ class TaskContext:
         Raises:
             OSError: The disk is full.
         """
-        packed = pack_arrays({name: np.asarray(value) for name, value in arrays.items()})
-        self.artifacts[role] = self._store.put_bytes(packed)
+        self.artifacts[role] = self._store.put_arrays({name: np.asarray(value) for name, value in arrays.items()})
 
     @contextmanager
     def writer(self, role: str) -> Iterator[ArtifactWriter]:

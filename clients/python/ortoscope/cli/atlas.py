@@ -200,14 +200,14 @@ def build(
     to a class is linear and of this layer alone. A picture marked as not
     representing its cell must not be read at all.
 
-    Not to over-read: only near and far mean something, not the direction on the map
-    and not the size of a blank. Look at trustworthiness and recall, and whether what
+    Not to over-read: only near means something, not the direction on the map and not
+    the size of a blank. Look at trustworthiness and recall, and whether what
     you see survives another --seed.
 
     The first level is there before its pictures are, and finer levels follow. Ctrl-C
     cancels the work on the server; the levels that are finished stay (`ortoscope atlas
-    save`), and the same command again goes on from what was computed already. A server
-    that restarts goes on by itself, and is waited for.
+    save`). A server that restarts goes on by itself, and is waited for; after a
+    failure, the same command goes on from what was computed.
     """
     grids = _read_grids(grid)
     sides = _read_sides(gradient or ())

@@ -14,7 +14,6 @@ from ortoscope.operations import Operation, seconds_left
 from ortoscope.progress import Display, display
 from ortoscope.rpcs import Rpcs
 
-
 _ASK_SECONDS = 5.0
 """How often the atlas is asked for while the stage stays the same."""
 
@@ -84,12 +83,13 @@ def _say_what_stays(session: Session, operation: Operation[Atlas], path: Path | 
         atlas = atlas_of(session.scope.rpcs, operation)
     except (OrtoscopeError, KeyboardInterrupt):
         return
+    # Of what was cancelled on purpose the server keeps only what was published.
+    again = "" if operation.error is None else "\nThe same command again goes on from what was computed."
     if atlas is None:
-        session.output.note("No level was finished yet. The same command again goes on from what was computed.")
+        session.output.note(f"No level was finished yet.{again}")
         return
     levels = ", ".join(f"{level.grid}{'' if level.has_icons else ' (crops only)'}" for level in atlas.levels)
     session.output.note(
         f"What is finished stays: levels {levels} of {atlas.name}. Look at it with\n"
-        f"  ortoscope atlas save {atlas.name} -o {path or 'DIR'}\n"
-        "The same command again goes on from what was computed."
+        f"  ortoscope atlas save {atlas.name} -o {path or 'DIR'}{again}"
     )

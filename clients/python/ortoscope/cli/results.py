@@ -37,6 +37,7 @@ _RESULT_OF: dict[str, type[Result]] = {
     "find-examples": ExampleSet,
     "visualize-units": UnitSheet,
     "build-atlas": Atlas,
+    "append-atlas": Atlas,
     "project-samples": AtlasProjection,
     "compare-atlases": AtlasComparison,
 }

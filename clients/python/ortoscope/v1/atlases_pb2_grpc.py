@@ -173,8 +173,8 @@ class AtlasesServicer:
 
         The operation's response is an AtlasProjection and its metadata an OperationMetadata.
 
-        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`: unknown atlas or dataset; `FAILED_PRECONDITION`: the model version of the atlas is gone, or
-        the dataset cannot be read; `RESOURCE_EXHAUSTED`: too many operations are pending.
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`: unknown atlas or dataset; `FAILED_PRECONDITION`: the atlas holds some classes only, or has no
+        frame, its model version is gone, or the dataset cannot be read; `RESOURCE_EXHAUSTED`: too many operations are pending.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,8 +195,8 @@ class AtlasesServicer:
 
         The operation's response is an AtlasComparison and its metadata an OperationMetadata.
 
-        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`: unknown atlas; `FAILED_PRECONDITION`: they have too few samples in common;
-        `RESOURCE_EXHAUSTED`: too many operations are pending.
+        Errors: `INVALID_ARGUMENT`; `NOT_FOUND`: unknown atlas; `FAILED_PRECONDITION`: they are of other images or seeds, one of them was
+        appended to, a model version is gone, or they have too few samples in common; `RESOURCE_EXHAUSTED`: too many operations are pending.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
