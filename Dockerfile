@@ -27,7 +27,7 @@ RUN groupadd --system --gid 10001 ortoscope \
     && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ortoscope \
     && install --directory --owner 10001 --group 10001 /models /datasets /store /var/cache/ortoscope
 USER 10001:10001
-RUN ["python", "-c", "from ortoscope_service.analysis.dissection.kernels import compile_all; compile_all()"]
+RUN ["python", "-c", "from ortoscope_service.analysis.atlas import compilation; from ortoscope_service.analysis.dissection import kernels; compilation.compile_all(); kernels.compile_all()"]
 
 VOLUME ["/models", "/datasets", "/store", "/var/cache/ortoscope"]
 EXPOSE 50051

@@ -17,7 +17,9 @@ SERVE ?=
 
 # Scripts that `make bench` runs, one after the other, each in its own process.
 BENCHMARKS := benchmarks/dissection_overhead.py benchmarks/backward_overhead.py benchmarks/engine_overhead.py \
-	benchmarks/workers_scaling.py benchmarks/interactive_latency.py benchmarks/scale_simulation.py
+	benchmarks/workers_scaling.py benchmarks/interactive_latency.py benchmarks/scale_simulation.py \
+	benchmarks/visualization_step.py benchmarks/visualization_latency.py benchmarks/atlas_collection.py \
+	benchmarks/atlas_layout.py benchmarks/atlas_icons.py benchmarks/atlas_viewer.py
 
 # ONNX Runtime sends usage data unless this is set before it is imported.
 export ORT_DISABLE_TELEMETRY := 1
