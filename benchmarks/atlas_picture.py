@@ -36,19 +36,9 @@ def main() -> None:
     data = options.work / "datasets" / "pictures"
     _gather(options.images, data)
     with _server(options.models, options.work) as target, ortoscope.connect(target) as scope:
-        tap = scope.model("efficientnet-lite0").tap(options.tap)
-        started = time.monotonic()
-        operation = tap.atlas(
-            "pictures",
-            grids=options.grid,
-            sites_per_image=options.sites,
-            seed=options.seed,
-            settings={"layout.method": "tsne"},
-        )
-        print(operation.name, flush=True)
-        atlas = operation.result(progress=True)
+        atlas = scope.atlas(options.atlas) if options.atlas else _build(scope, options)
+        print(atlas)
         quality = atlas.quality
-        print(f"{time.monotonic() - started:.0f} s; {atlas}")
         print(f"trustworthiness {quality.trustworthiness:.3f}, recall {quality.neighbourhood_recall:.3f}")
         print(*atlas.remarks, sep="\n")
         level = atlas.level()
@@ -67,19 +57,39 @@ def main() -> None:
     print(f"{options.output}: {options.output.stat().st_size / 1000:.0f} kB")
 
 
+def _build(scope: ortoscope.Ortoscope, options: argparse.Namespace) -> ortoscope.Atlas:
+    started = time.monotonic()
+    operation = (
+        scope.model("efficientnet-lite0")
+        .tap(options.tap)
+        .atlas(
+            "pictures",
+            grids=options.grid,
+            sites_per_image=options.sites,
+            seed=options.seed,
+            settings={"layout.method": "tsne"},
+        )
+    )
+    print(operation.name, flush=True)
+    atlas = operation.result(progress=True)
+    print(f"{time.monotonic() - started:.0f} s")
+    return atlas
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, action="append", required=True, help="a folder of JPEGs; several times")
     parser.add_argument("--models", type=Path, default=MODELS, help="the folder of model packages")
     parser.add_argument("--work", type=Path, required=True, help="a folder for images and results; kept")
+    parser.add_argument("--atlas", default="", help="the name of an atlas that an earlier run built: only draw it")
     parser.add_argument("--page", type=Path, help="where the page goes")
     parser.add_argument("--output", type=Path, default=PICTURE)
     parser.add_argument("--tap", default="blocks.10")
     parser.add_argument("--grid", type=int, nargs="+", default=[7, 14])
     parser.add_argument("--sites", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--side", type=int, default=840, help="pixels along each side of a map")
-    parser.add_argument("--quality", type=int, default=82)
+    parser.add_argument("--side", type=int, default=896, help="pixels along each side of a map")
+    parser.add_argument("--quality", type=int, default=80)
     return parser.parse_args()
 
 

@@ -204,7 +204,9 @@ class TestCells:
         assert [cell.count for cell in found] == cells["count"].tolist()
         best = found[0].classes[0]
         assert best.index == cells["attribution"][0].argmax()
-        assert best.label == atlas.class_labels[best.index]
+        for named in (named for cell in found for named in cell.classes):
+            # The model's manifest names fewer classes than it scores.
+            assert [named.label] == (list(atlas.class_labels[named.index : named.index + 1]) or [""])
         assert found[0].nearest[0].image.startswith("datasets/photos/images/")
         assert len(found[0].nearest[0].position) == 2
         by_count = stubs.atlases.ListCells(
@@ -216,7 +218,8 @@ class TestCells:
     def test_are_found_by_class_and_label(self, stubs: Stubs, atlas: Atlas) -> None:
         cells = arrays(stubs, atlas.levels[1].cells)
         label = atlas.class_labels[1]
-        request = ListCellsRequest(parent=atlas.name, order=ListCellsRequest.ORDER_ATTRIBUTION, **{"class": label})
+        of_class: dict[str, Any] = {"class": label}
+        request = ListCellsRequest(parent=atlas.name, order=ListCellsRequest.ORDER_ATTRIBUTION, **of_class)
         found = stubs.atlases.ListCells(request).cells
         assert {cell.index for cell in found} == set(np.flatnonzero(cells["attribution"][:, 1] > 0).tolist())
         named = stubs.atlases.ListCells(ListCellsRequest(parent=atlas.name, text=label.upper(), top_classes=1)).cells

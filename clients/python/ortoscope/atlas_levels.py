@@ -227,7 +227,7 @@ class Level:
             size: Pixels along each side of a cell; 0: as the icons are, and at most what makes 4096 pixels a side.
             crops: Whether cells show the real crop closest to their mean instead of the icon.
             by_count: Whether icons of cells with few samples are smaller: the side grows with the root of the count,
-                from half a cell up.
+                from half a cell up to the whole of it at the cells' average.
 
         Raises:
             InvalidArgument: SIZE_INVALID.
@@ -244,12 +244,12 @@ class Level:
             )
         arrays = self.arrays
         canvas = Image.new("RGBA", (side * self.grid, side * self.grid))
-        most = max(int(arrays.count.max(initial=1)), 1)
+        average = float(arrays.count.mean()) if len(arrays.count) else 1.0
         for cell, (row, column, count) in enumerate(zip(arrays.row, arrays.column, arrays.count, strict=True)):
             place = int(arrays.crop[cell, 0]) if crops else cell
             if place < 0:
                 continue
-            share = 0.5 + 0.5 * float(np.sqrt(count / most)) if by_count else 1.0
+            share = min(1.0, 0.5 + 0.5 * float(np.sqrt(count / average))) if by_count else 1.0
             drawn = max(1, round(side * share))
             picture = sheets.cut(place).resize((drawn, drawn), Image.Resampling.LANCZOS)
             edge = (side - drawn) // 2

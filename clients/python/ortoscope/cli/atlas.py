@@ -9,7 +9,9 @@ from uuid import uuid4
 import typer
 from typer.core import TyperGroup
 
+from ortoscope.atlas_cells import Cell
 from ortoscope.atlas_changes import AtlasComparison, AtlasProjection
+from ortoscope.atlas_patches import class_index
 from ortoscope.atlas_requests import MODES
 from ortoscope.atlases import Atlas, atlas_table
 from ortoscope.cli.arguments import (
@@ -33,6 +35,7 @@ from ortoscope.files import write_file
 from ortoscope.messages import to_json
 from ortoscope.patches import PLACES
 from ortoscope.rpcs import all_pages
+from ortoscope.tables import Column, Table
 from ortoscope.v1 import atlases_pb2
 
 _BUILD = "build"
@@ -331,7 +334,8 @@ def cells(
     """
     corners = _read_region(region)
     with session(context, target, as_json) as run:
-        found = run.scope.atlas(atlas).cells(
+        whole = run.scope.atlas(atlas)
+        found = whole.cells(
             grid, region=corners, class_=class_ or None, text=text, order="attribution" if class_ else "count"
         )
         if run.output.as_json:
@@ -355,7 +359,7 @@ def cells(
             )
             return
         run.output.text(found.title)
-        run.output.table(found[:top])
+        run.output.table(_with_attribution(found[:top], whole, grid, class_))
 
 
 @atlas_app.command()
@@ -512,6 +516,18 @@ def delete(
         if run.output.as_json:
             run.output.json({})
         run.output.text(f"{found.name}: deleted")
+
+
+def _with_attribution(found: Table[Cell], atlas: Atlas, grid: int, class_: str) -> Table[Cell]:
+    """The cells with a column for what they say of a class, if it is given by its index or whole label."""
+    number = class_index(atlas, class_)
+    if isinstance(number, str):
+        number = atlas.class_labels.index(number) if number in atlas.class_labels else -1
+    attribution = atlas.level(grid).arrays.attribution if found and number >= 0 else None
+    if attribution is None or number >= attribution.shape[1]:
+        return found
+    column: Column[Cell] = Column(class_, lambda cell: float(attribution[cell.index, number]), numeric=True)
+    return Table(found, (*found.columns[:-1], column, found.columns[-1]), title=found.title)
 
 
 def _search_json(found: Any) -> dict[str, Any]:

@@ -59,7 +59,8 @@ _NEXT_STEPS = {
     "START_MISSING": "Give a picture with --start.",
     "UNKNOWN_OPERATION": "`ortoscope operations list` lists them.",
     "UNKNOWN_PRESET": "`ortoscope presets` lists them.",
-    "UNKNOWN_SETTING": "`ortoscope presets NAME` shows every setting of a preset.",
+    "UNKNOWN_SETTING": "`ortoscope presets NAME` shows every setting of a preset of pictures; an atlas page, under "
+    "About, those of atlases.",
     "UNKNOWN_TAP": "`ortoscope taps MODEL --find TEXT` looks in all names of all taps.",
     "UNKNOWN_VERSION": "`ortoscope models` tells the newest version.",
 }
