@@ -1,6 +1,7 @@
 """Atlases as the client gives them: arrays, pictures, pages, and the search for patches."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,7 +226,9 @@ def test_a_projection_colours_the_atlas(scope: ortoscope.Ortoscope, server: Atla
     with pytest.raises(ortoscope.NotFound, match="there are 6"):
         found.cells(12)
     page = found.save(f"{tmp_path}/drift.html")
-    assert "Density against the atlas" in page.read_text()
+    manifest = re.search(r'id="manifest">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert manifest is not None
+    assert json.loads(manifest[1])["colour"] == "Density against the atlas, log2"
     assert (found.save(f"{tmp_path}/drift").parent / "arrays" / "projection.npz").exists()
 
 

@@ -82,6 +82,7 @@ def save_projection(rpcs: Rpcs, projection: AtlasProjection, path: Path, progres
             title=f"{projection.dataset} in {layer.name} of {atlas.model}",
             layers=[layer],
             provenance=lasting(projection.provenance),
+            colour=_first_overlay(layer),
         )
         record = provenance_record(projection.name, projection.proto.request, projection.provenance)
         return _write(page, path, PROJECTION, {"projection.npz": projection.file}, record, show)
@@ -99,7 +100,12 @@ def save_comparison(rpcs: Rpcs, comparison: AtlasComparison, path: Path, progres
                 continue
             layer = layer_of(rpcs, atlas, show)
             layers.append(_named(layer, f"{side}: {atlas.model} {layer.name}"))
-        page = AtlasPage(title="Two atlases in one frame", layers=layers, provenance=lasting(comparison.provenance))
+        page = AtlasPage(
+            title="Two atlases in one frame",
+            layers=layers,
+            provenance=lasting(comparison.provenance),
+            colour=_first_overlay(layers[0]),
+        )
         record = provenance_record(comparison.name, comparison.proto.request, comparison.provenance)
         return _write(page, path, COMPARISON, {"comparison.npz": comparison.file}, record, show)
 
@@ -172,6 +178,10 @@ def _level(level: Level, overlays: Sequence[Overlay], show: Progress) -> LayerLe
         crops_per_sheet=proto.crops_per_sheet,
         overlays=overlays,
     )
+
+
+def _first_overlay(layer: AtlasLayer) -> str:
+    return next((overlay.name for level in layer.levels for overlay in level.overlays), "")
 
 
 def _named(layer: AtlasLayer, name: str) -> AtlasLayer:

@@ -148,6 +148,9 @@ class AtlasPage:
     command: str = ""
     """The command that makes it again."""
 
+    colour: str = ""
+    """The name of the overlay that the map is coloured by at first; empty for none."""
+
 
 def write_page(page: AtlasPage, path: str | Path) -> Path:
     """Writes a page.
@@ -278,7 +281,7 @@ class _Parts:
             if not entry["levels"]:
                 first |= {key, *(name for name, _ in _sheets(key, level, "icons" if level.icons else "crops"))}
             entry["levels"].append(_level(key, level, chosen[key]))
-        manifest = {"title": page.title, "layers": layers}
+        manifest = {"title": page.title, "layers": layers, "colour": page.colour}
         return cls(manifest, [(key, layer, level, chosen[key]) for key, layer, level in levels], frozenset(first))
 
     def resources(self) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,8 @@ Atlas.State = (() => {
     norm: { start: "class", read: oneOf("class", "all"), write: String },
     gain: { start: 0, read: number(-1, 2), write: (value) => round(value, 2) },
     show: { start: "icons", read: oneOf("icons", "photos"), write: String },
-    colour: { start: "", read: (text) => text.slice(0, 200), write: String },
+    // A page that was made to show how something differs begins with that.
+    colour: { start: Atlas.manifest.colour ? `o:${Atlas.manifest.colour}` : "", read: (text) => text.slice(0, 200), write: String },
     density: { start: 2, read: number(-3, 7), write: (value) => round(value, 2) },
     detail: { start: 24, read: number(12, 72), write: String },
     labels: { start: 1, read: (text) => (text === "0" ? 0 : 1), write: String },
