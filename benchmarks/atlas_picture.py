@@ -1,11 +1,11 @@
-"""The README's picture: an activation atlas of EfficientNet-Lite0, beside the real crops closest to each cell's mean.
+"""The README's picture: an activation atlas of EfficientNet-Lite0.
 
     python benchmarks/atlas_picture.py --images photos/ --images more/ --work scratch/ --page atlas.html
 
-It serves the zoo's model and the images of the folders, builds an atlas through the client, and draws two maps: at the
-left icons, smaller where a cell has few samples, at the right crops. `make demo` must have prepared the model before.
-The layout is t-SNE's, which with some thousand samples of a few hundred images keeps more neighbours than UMAP's, and
-fills the map.
+It serves the zoo's model and the images of the folders, builds an atlas through the client, and draws its icons, smaller
+where a cell has few samples; with `--crops FILE` also the real crop closest to each cell's mean, to compare the two.
+`make demo` must have prepared the model before. The layout is t-SNE's (openTSNE, in the extra `atlas`), which with some
+thousand samples of a few hundred images keeps more neighbours than UMAP's.
 """
 
 import argparse
@@ -27,7 +27,6 @@ ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / ".cache" / "demo" / "models"
 PICTURE = ROOT / "docs" / "images" / "activation-atlas.webp"
 ENDINGS = {".jpg", ".jpeg"}
-GAP = 24
 
 
 def main() -> None:
@@ -48,13 +47,15 @@ def main() -> None:
         if options.page is not None:
             print(atlas.save(options.page))
         side = options.side // level.grid
-        maps = [level.image(size=side, by_count=True), level.image(size=side, crops=True)]
-    canvas = Image.new("RGB", (2 * maps[0].width + GAP, maps[0].height), "white")
-    for number, drawn in enumerate(maps):
-        canvas.paste(drawn, (number * (drawn.width + GAP), 0), drawn)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(options.output, "WEBP", quality=options.quality, method=6)
-    print(f"{options.output}: {options.output.stat().st_size / 1000:.0f} kB")
+        maps = {options.output: level.image(size=side, by_count=True)}
+        if options.crops is not None:
+            maps[options.crops] = level.image(size=side, crops=True)
+    for file, drawn in maps.items():
+        canvas = Image.new("RGB", drawn.size, "white")
+        canvas.paste(drawn, (0, 0), drawn)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        canvas.save(file, "WEBP", quality=options.quality, method=6)
+        print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 
 
 def _build(scope: ortoscope.Ortoscope, options: argparse.Namespace) -> ortoscope.Atlas:
@@ -84,6 +85,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--atlas", default="", help="the name of an atlas that an earlier run built: only draw it")
     parser.add_argument("--page", type=Path, help="where the page goes")
     parser.add_argument("--output", type=Path, default=PICTURE)
+    parser.add_argument("--crops", type=Path, help="where the map of real crops goes")
     parser.add_argument("--tap", default="blocks.10")
     parser.add_argument("--grid", type=int, nargs="+", default=[7, 14])
     parser.add_argument("--sites", type=int, default=24)
