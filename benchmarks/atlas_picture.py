@@ -2,8 +2,8 @@
 
     python benchmarks/atlas_picture.py --images photos/ --images more/ --work scratch/ --page atlas.html
 
-It serves the zoo's model and the images of the folders, builds an atlas through the client, and draws its icons, smaller
-where a cell has few samples; with `--crops FILE` also the real crop closest to each cell's mean, to compare the two.
+It serves the zoo's model and the images of the folders, builds an atlas through the client, and draws its icons,
+smaller where a cell has few samples; with `--crops FILE` also the real crop closest to each cell's mean, to compare.
 `make demo` must have prepared the model before. The layout is t-SNE's (openTSNE, in the extra `atlas`), which with some
 thousand samples of a few hundred images keeps more neighbours than UMAP's.
 """

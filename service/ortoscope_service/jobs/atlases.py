@@ -63,6 +63,7 @@ def drive(job: Job) -> Outcome:
         return Outcome(dict(artifacts), {**values, "levels": levels, "complete": complete})
 
     if with_icons:
+        job.plan([Stage(_DRAWING, sum(sum(level["parts"]) for level in levels), _ICON_COST)])
         job.publish(state(complete=False))
         drawn: list[str] = []
         for number, level in enumerate(levels):
