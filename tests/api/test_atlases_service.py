@@ -181,8 +181,9 @@ class TestAnAtlas:
         assert not other.levels[0].icons
 
     def test_is_listed_and_deleted(self, stubs: Stubs) -> None:
-        made = atlas_of(stubs, without_icons=True, without_attribution=True, grids=[2])
+        made = atlas_of(stubs, without_icons=True, without_attribution=True, grids=[2, 40])
         assert not made.class_labels
+        assert any("40 x 40" in remark and "2 x 2" not in remark for remark in made.remarks)
         assert stubs.atlases.ListAtlases(ListAtlasesRequest(page_size=1)).atlases[0] == made
         request = DeleteAtlasRequest(name=made.name, request_id=str(uuid.uuid4()))
         stubs.atlases.DeleteAtlas(request)

@@ -24,6 +24,9 @@ _ICON_COST = 20.0
 _FILLED = 0.7
 """Share of a grid's cells that are taken to be filled before they are counted (Distill's: 72 %)."""
 
+_FEW_OF_A_CELL = 3
+"""Samples of a cell, on average, below which a level has a remark."""
+
 _DECISIVE = ("grids", "sites_per_image", "settings", "icon_preset", "attribution", "class_filter", "gradient", "seed")
 """Parts of the spec that decide an atlas besides model, tap, images and execution."""
 
@@ -57,7 +60,7 @@ def drive(job: Job) -> Outcome:
     layout = job.run(_LAYING_OUT, subject.task("lay-out", inputs=merged, items=subject.images))
     common = surveys.provenance(job, subject, decisive)
     artifacts, levels = _gridded(job, subject, merged, layout)
-    values = {**layout.values, **common}
+    values = {**layout.values, **common, "remarks": [*layout.values["remarks"], *_remarks(layout, levels)]}
 
     def state(*, complete: bool) -> Outcome:
         return Outcome(dict(artifacts), {**values, "levels": levels, "complete": complete})
@@ -75,6 +78,15 @@ def drive(job: Job) -> Outcome:
             if number + 1 < len(levels):
                 job.publish(state(complete=False))
     return surveys.finish(job, subject, state(complete=True), decisive)
+
+
+def _remarks(layout: Outcome, levels: list[dict[str, Any]]) -> list[str]:
+    """What a reader must know of the levels."""
+    thin = [level["grid"] for level in levels if layout.values["samples"] < _FEW_OF_A_CELL * level["cells"]]
+    if not thin:
+        return []
+    grids = ", ".join(f"{grid} x {grid}" for grid in thin)
+    return [f"Cells of the grid {grids} have fewer than {_FEW_OF_A_CELL} samples on average: their means say little."]
 
 
 def _gridded(
