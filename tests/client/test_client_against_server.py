@@ -522,6 +522,12 @@ def test_every_rpc_of_the_api_was_called_through_the_client(target: str, tmp_pat
         sheet = scope.unit_sheet(tap.visualize_units([0], settings=short).result(timeout=60).name)
         scope.unit_sheets(), sheet.delete()
         model.test_patch(PHOTOS[0], PHOTOS[:1], sizes=[0.5], places=["centre"], controls=1)
+        quick = {"layout.n_epochs": 5, "icons.size": 16, "icons.steps": 1, "icons.attempts": 1}
+        atlas = tap.atlas(dataset, grids=[2], sites_per_image=8, settings=quick).result(timeout=60)
+        scope.atlases(), scope.atlas(atlas.name).cells(), atlas.tile(2), atlas.propose_patches(0, 1)
+        scope.atlas_projection(atlas.project(dataset).result(timeout=60).name)
+        scope.atlas_comparison(atlas.compare(atlas, grid=2).result(timeout=60).name)
+        atlas.delete()
         scope.operations()
         scope.operation(operation.name).cancel()
         operation.delete()

@@ -16,6 +16,7 @@ from ortoscope.atlas_cells import Cell, CellOrder, list_cells
 from ortoscope.atlas_changes import AtlasComparison, AtlasProjection, start_comparison, start_projection
 from ortoscope.atlas_levels import AtlasSamples, Level
 from ortoscope.atlas_patches import PatchProposal, PatchSearch, propose_patches, search_patches
+from ortoscope.datasets import Dataset, name_of
 from ortoscope.durations import Duration, time_limit_message
 from ortoscope.errors import FailedPrecondition, NotFound
 from ortoscope.inputs import Inputs
@@ -207,7 +208,7 @@ class Atlas:
 
     def project(
         self,
-        dataset: str,
+        dataset: str | Dataset,
         *,
         splits: Sequence[str] = (),
         sites_per_image: int = 0,
@@ -217,7 +218,7 @@ class Atlas:
         """Starts to place the activations of other images in this atlas: where do they lie more or less densely?
 
         Args:
-            dataset: The dataset's name.
+            dataset: The dataset or its name.
             splits: Only images of these splits; all if empty.
             sites_per_image: Sites taken of each image; 0: as many as the atlas has.
             seed: Where randomness comes from.
@@ -232,7 +233,7 @@ class Atlas:
         return start_projection(
             self._rpcs,
             self.name,
-            resource_names.dataset(dataset),
+            name_of(dataset),
             splits=splits,
             sites_per_image=sites_per_image,
             seed=seed,

@@ -309,3 +309,12 @@ class DatasetTable(Table[Dataset]):
             + (f"; not readable: {', '.join(self.unreadable)}" if self.unreadable else ""),
             names=lambda dataset: (dataset.id, dataset.name),
         )
+
+
+def name_of(dataset: str | Dataset) -> str:
+    """The resource name of a dataset that is given itself or by name.
+
+    Raises:
+        InvalidArgument: DATASET_NAME_INVALID.
+    """
+    return dataset.name if isinstance(dataset, Dataset) else resource_names.dataset(dataset)

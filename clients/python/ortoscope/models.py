@@ -26,7 +26,7 @@ from ortoscope.atlas_requests import ClassMode, spec_message
 from ortoscope.atlases import Atlas, start_atlas
 from ortoscope.attributions import Attributions, Per
 from ortoscope.climbing import Climb
-from ortoscope.datasets import Dataset
+from ortoscope.datasets import Dataset, name_of
 from ortoscope.dissections import Dissection
 from ortoscope.durations import Duration
 from ortoscope.errors import InvalidArgument
@@ -265,7 +265,7 @@ class Tap:
         Raises:
             OrtoscopeError: As Activations.FindExamples.
         """
-        name = _dataset_name(dataset)
+        name = name_of(dataset)
         return examples.start_examples(
             self._rpcs, self.name, name, count=count, rank=rank, splits=splits, time_limit=time_limit
         )
@@ -302,7 +302,7 @@ class Tap:
         return dissections.start_dissection(
             self._rpcs,
             self.name,
-            _dataset_name(dataset),
+            name_of(dataset),
             top_fraction=top_fraction,
             thresholds=thresholds,
             iou_threshold=iou_threshold,
@@ -368,7 +368,7 @@ class Tap:
         """
         spec = spec_message(
             self.name,
-            _dataset_name(dataset),
+            name_of(dataset),
             splits=splits,
             sites_per_image=sites_per_image,
             grids=grids,
@@ -1001,10 +1001,6 @@ def _selections(
 def _tap_names(taps: "str | Tap | Iterable[str | Tap]") -> list[str]:
     each = [taps] if isinstance(taps, (str, Tap)) else list(taps)
     return [tap.display_name if isinstance(tap, Tap) else tap for tap in each]
-
-
-def _dataset_name(dataset: str | Dataset) -> str:
-    return dataset.name if isinstance(dataset, Dataset) else resource_names.dataset(dataset)
 
 
 def _shape(shape: Iterable[int]) -> str:

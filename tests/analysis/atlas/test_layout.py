@@ -91,6 +91,7 @@ def test_float16_activations_are_laid_out_as_the_same_numbers_in_float32() -> No
     assert narrow.tobytes() == wide.tobytes()
 
 
+@pytest.mark.long
 def test_neighbourhoods_are_kept_as_well_as_by_umap_learn() -> None:
     pytest.importorskip("umap")
     values = np.maximum(clusters(1200, 20)[0], 0)
