@@ -41,13 +41,13 @@ UNIT = 7
 
 
 def subject(folder: Path) -> tuple[ModelVersion, tuple[str, ...]]:
-    """The model, and its taps: one in the middle and one at the end."""
+    """The model, and its taps: one in the middle and one at the end, before its ReLU6, beyond which nothing is climbed."""
     repository = ModelRepository(folder)
     reference = os.environ.get("ORTOSCOPE_REFERENCE_DATA")
     if not reference:
-        return prepare_zoo("efficientnet-lite0", repository).version, ("blocks.10", "head")
+        return prepare_zoo("efficientnet-lite0", repository).version, ("blocks.10", "head.conv")
     source = Path(reference) / "models" / "efficientnet_lite0.onnx"
-    return prepare(source, repository, mean=(127.0,) * 3, std=(128.0,) * 3).version, ("add_530", "hardtanh_32")
+    return prepare(source, repository, mean=(127.0,) * 3, std=(128.0,) * 3).version, ("add_530", "getitem_144")
 
 
 class Bare:

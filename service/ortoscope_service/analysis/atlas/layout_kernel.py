@@ -96,7 +96,9 @@ def settle(
             _move(*piece, start, neighbour, strength, moving, moved, curve, epoch, step, negatives, key)
 
         for begin, end in turns:
-            size = min(_PIECE, -(-(end - begin) // threads.count))
+            # As many for each thread, all of a size: none waits for another at the end of a turn.
+            rounds = -(-(end - begin) // (_PIECE * threads.count))
+            size = -(-(end - begin) // (rounds * threads.count))
             threads.run(move, [(begin + first, begin + last) for first, last in pieces(end - begin, size)])
             moving[:, begin:end] = moved[:, begin:end]
         progress("layout", epoch + 1, epochs)
