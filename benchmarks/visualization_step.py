@@ -41,7 +41,7 @@ UNIT = 7
 
 
 def subject(folder: Path) -> tuple[ModelVersion, tuple[str, ...]]:
-    """The model, and its taps: one in the middle and one at the end, before its ReLU6, beyond which nothing is climbed."""
+    """The model, and its taps: one in the middle and one at the end, before its ReLU6: a cap ends climbs."""
     repository = ModelRepository(folder)
     reference = os.environ.get("ORTOSCOPE_REFERENCE_DATA")
     if not reference:
