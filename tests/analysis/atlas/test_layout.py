@@ -104,6 +104,7 @@ def test_neighbourhoods_are_kept_as_well_as_by_umap_learn() -> None:
     assert own.neighbourhood_recall > theirs.neighbourhood_recall - 0.02
 
 
+@pytest.mark.long
 def test_umap_learn_gives_the_same_bytes_for_a_seed() -> None:
     pytest.importorskip("umap")
     values, owner = clusters(200)
