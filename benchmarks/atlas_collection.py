@@ -128,6 +128,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=4)
     arguments = parser.parse_args()
+    if "ORTOSCOPE_REFERENCE_DATA" not in os.environ:
+        print("left out: ORTOSCOPE_REFERENCE_DATA names no folder of reference data")
+        return
     with tempfile.TemporaryDirectory() as folder:
         time_taps(Path(folder), arguments.rounds, arguments.repeats)
     time_merge(200_000, 512)

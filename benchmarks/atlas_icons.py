@@ -139,6 +139,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--page", type=Path, help="where to write the first level as a PNG")
     options = parser.parse_args()
+    if "ORTOSCOPE_REFERENCE_DATA" not in os.environ:
+        print("left out: ORTOSCOPE_REFERENCE_DATA names no folder of reference data")
+        return
     session, settings = SessionConfig(intra_op_threads=options.threads), IconSettings()
     reference, rng = Path(os.environ["ORTOSCOPE_REFERENCE_DATA"]), np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as temporary:
