@@ -89,7 +89,7 @@ def timed(task: Callable[[], T]) -> tuple[T, float, float]:
 
 def compare(name: str, values: np.ndarray, threads: int) -> None:
     """Lays out once with each, and tells the times and how faithful both are."""
-    UMAP = importlib.import_module("umap").UMAP  # noqa: N806
+    UMAP = importlib.import_module("umap").UMAP  # noqa: N806 - a class
 
     def baseline(rows: np.ndarray) -> Any:
         with warnings.catch_warnings():

@@ -20,9 +20,9 @@ from playwright.sync_api import Page
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "clients" / "python")]
 
-from atlas_pages import layer_of, level_of  # noqa: E402
-from browser import chromium  # noqa: E402
-from ortoscope.report.atlas.page import AtlasPage, write_page  # noqa: E402
+from atlas_pages import layer_of, level_of  # noqa: E402 - the path is set above
+from browser import chromium  # noqa: E402 - the path is set above
+from ortoscope.report.atlas.page import AtlasPage, write_page  # noqa: E402 - the path is set above
 
 WINDOW = {"width": 1400, "height": 900}
 VIEWS = (
