@@ -22,6 +22,7 @@ from ortoscope_service.analysis.atlas.sites import leading_tokens
 from ortoscope_service.analysis.visualization.settings import preset_from_data
 from ortoscope_service.jobs import atlas_inputs, atlas_tasks, surveys
 from ortoscope_service.jobs.atlas_appending import base_changed, of_base
+from ortoscope_service.jobs.atlas_inputs import Lively
 from ortoscope_service.jobs.tasks import TaskContext
 from ortoscope_service.runtime.threads import available_threads
 from ortoscope_service.statistics.second_moments import SecondMoments
@@ -53,12 +54,12 @@ def combine(context: TaskContext) -> dict[str, Any]:
     activation = np.concatenate([samples.activation[rows] for samples, rows in zip((old, new), chosen, strict=True)])
     count = len(chosen[0])
     placed = Frame.from_arrays(frame_arrays).place(
-        activation[count:], threads=threads, progress=context.progress, cancellation=context.cancellation
+        activation[count:], threads=threads, progress=context.progress, cancellation=Lively(context)
     )
     position = np.concatenate([published["position"], placed.position])
     source = np.repeat(np.array([0, 1], np.uint8), [count, len(activation) - count])
     image = np.concatenate([old.image[chosen[0]], new.image[chosen[1]]])
-    first = duplicates(activation, context.cancellation)
+    first = duplicates(activation, Lively(context))
     first = np.where(first >= 0, first, np.arange(len(activation)))
     samples: dict[str, NDArray[Any]] = {
         "image": image,
@@ -89,7 +90,7 @@ def combine(context: TaskContext) -> dict[str, Any]:
         context.spec["seed"],
         metric=settings.layout.metric,
         threads=threads,
-        cancellation=context.cancellation,
+        cancellation=Lively(context),
     )
     images = len(np.unique(np.stack([image, source]), axis=1).T)
     return {
@@ -145,7 +146,7 @@ def grid(context: TaskContext) -> dict[str, Any]:
         settings.grid,
         attribution=arrays.get("attribution"),
         parent=parent,
-        cancellation=context.cancellation,
+        cancellation=Lively(context),
     )
     preprocessing = survey.version.image_input.preprocessing
     assert preprocessing is not None  # an image input has one
@@ -159,7 +160,7 @@ def grid(context: TaskContext) -> dict[str, Any]:
         preprocessing,
         layout.size,
         first=leading_tokens(survey.version, survey.tap),
-        cancellation=context.cancellation,
+        cancellation=Lively(context),
     )
     sheets = _put_sheets(context, "crops", pack(pictures, layout, settings.grid.quality))
     cells = dataclasses.replace(cells, crop=places)

@@ -10,6 +10,7 @@ from ortoscope_service.analysis.atlas import comparison
 from ortoscope_service.analysis.atlas.collection import CollectionSettings, Samples
 from ortoscope_service.analysis.atlas.layout import LayoutSettings
 from ortoscope_service.jobs import atlas_inputs
+from ortoscope_service.jobs.atlas_inputs import Lively
 from ortoscope_service.jobs.tasks import TaskContext
 from ortoscope_service.runtime.threads import available_threads
 
@@ -51,7 +52,7 @@ def compare(context: TaskContext) -> dict[str, Any]:
         spec["seed"],
         threads=available_threads(),
         progress=context.progress,
-        cancellation=context.cancellation,
+        cancellation=Lively(context),
     )
     context.put("arrays", {"image": image[found.sample], "site": site[found.sample], **found.to_arrays()})
     return {

@@ -12,11 +12,35 @@ from ortoscope_service.errors import Code, OrtoscopeError
 from ortoscope_service.jobs import surveys
 from ortoscope_service.jobs.artifacts import ArtifactStore, unpack_arrays
 from ortoscope_service.jobs.tasks import TaskContext
+from ortoscope_service.runtime.cancellation import Cancellation
 
 _BLOBS = Path("blobs") / "complete"
 """Where in the store blobs are, for reading."""
 
 _GONE = frozenset({"ARTIFACT_MISSING", "ARTIFACT_DAMAGED"})
+
+
+class Lively(Cancellation):
+    """The flag of a task that takes each look at it for a sign of life.
+
+    It is for what calculates and waits for nothing: who waits looks at the flag too, and shall be found out.
+
+    Args:
+        context: The task.
+    """
+
+    def __init__(self, context: TaskContext) -> None:
+        super().__init__()
+        self._context = context
+
+    def raise_if_cancelled(self) -> None:
+        """Does nothing while the task may go on.
+
+        Raises:
+            OrtoscopeError: As `Cancellation.raise_if_cancelled` raises.
+        """
+        self._context.alive()
+        self._context.cancellation.raise_if_cancelled()
 
 
 def published_arrays(context: TaskContext, digest: str) -> dict[str, NDArray[Any]]:
@@ -100,5 +124,5 @@ def merge_samples(context: TaskContext, prefix: str = "", *, with_attribution: b
         key=lambda role: int(role.removeprefix(prefix)),
     )
     return merge_shards(
-        [loader(role) for role in roles], with_attribution=with_attribution, cancellation=context.cancellation
+        [loader(role) for role in roles], with_attribution=with_attribution, cancellation=Lively(context)
     )

@@ -10,6 +10,7 @@ from ortoscope_service.analysis.atlas.collection import CollectionSettings
 from ortoscope_service.analysis.atlas.placement import Frame
 from ortoscope_service.analysis.atlas.projection import LevelCells, project
 from ortoscope_service.jobs import atlas_inputs
+from ortoscope_service.jobs.atlas_inputs import Lively
 from ortoscope_service.jobs.tasks import TaskContext
 from ortoscope_service.runtime.threads import available_threads
 
@@ -41,7 +42,7 @@ def place(context: TaskContext) -> dict[str, Any]:
         context.spec["seed"],
         threads=available_threads(),
         progress=context.progress,
-        cancellation=context.cancellation,
+        cancellation=Lively(context),
     )
     context.put("arrays", {"image": samples.image[chosen], "site": samples.site[chosen], **found.to_arrays()})
     rate = found.off_map_rate

@@ -26,8 +26,8 @@ from ortoscope_service.analysis.visualization.presets import Preset
 from ortoscope_service.analysis.visualization.settings import preset_from_data
 from ortoscope_service.errors import Code, OrtoscopeError
 from ortoscope_service.jobs import surveys
+from ortoscope_service.jobs.atlas_inputs import Lively
 from ortoscope_service.jobs.tasks import TaskContext
-from ortoscope_service.runtime.cancellation import Cancellation
 from ortoscope_service.runtime.threads import available_threads
 from ortoscope_service.statistics.second_moments import SecondMoments
 
@@ -39,29 +39,6 @@ _BEAT_SECONDS = 5.0
 _FEW_SAMPLES = 1000
 _DOUBTFUL = 0.8
 """Samples, and trustworthiness, below which an atlas carries a remark."""
-
-
-class Lively(Cancellation):
-    """The flag of a task that takes each look at it for a sign of life.
-
-    It is for what calculates and waits for nothing: who waits looks at the flag too, and shall be found out.
-
-    Args:
-        context: The task.
-    """
-
-    def __init__(self, context: TaskContext) -> None:
-        super().__init__()
-        self._context = context
-
-    def raise_if_cancelled(self) -> None:
-        """Does nothing while the task may go on.
-
-        Raises:
-            OrtoscopeError: As `Cancellation.raise_if_cancelled` raises.
-        """
-        self._context.alive()
-        self._context.cancellation.raise_if_cancelled()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from ortoscope_service.analysis.atlas import class_labels
-from ortoscope_service.analysis.atlas.class_labels import class_strength, largest_classes
+from ortoscope_service.analysis.atlas.class_labels import largest_classes
 
 SMALL_SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
 
@@ -30,13 +30,6 @@ def test_many_rows_are_read_in_blocks_and_give_the_same(monkeypatch: pytest.Monk
     whole = largest_classes(values, 3)
     monkeypatch.setattr(class_labels, "_NUMBERS_AT_ONCE", 70)
     np.testing.assert_array_equal(largest_classes(values, 3), whole)
-
-
-def test_each_class_is_measured_by_its_own_largest() -> None:
-    attribution = np.array([[1, -40, 0], [-2, 20, 0]], np.float32)
-    assert class_strength(attribution, 0).tolist() == [0.5, -1]
-    assert class_strength(attribution, 1).tolist() == [-1, 0.5]
-    assert class_strength(attribution, 2).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0)])

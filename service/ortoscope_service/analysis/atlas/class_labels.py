@@ -1,4 +1,4 @@
-"""What the attributions of samples and cells say of classes: the largest ones, and how strong each is on a map."""
+"""What the attributions of samples and cells say of classes: the largest ones."""
 
 from typing import Any
 
@@ -34,24 +34,6 @@ def largest_classes(attribution: NDArray[Any], count: int) -> NDArray[np.int32]:
         order = np.argsort(-np.take_along_axis(values, chosen, axis=1), axis=1, kind="stable")
         found[start : start + block] = np.take_along_axis(chosen, order, axis=1)
     return found
-
-
-def class_strength(attribution: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
-    """How strongly each cell of a level speaks for a class, or against it.
-
-    The divisor is the largest absolute value of this class on the level, so that the maps of two classes each use their
-    whole range.
-
-    Args:
-        attribution: (M, K) float32, the mean attributions of the cells.
-        class_index: The class.
-
-    Returns:
-        (M,) float32 in [-1, 1]; 0 everywhere if the class has no attribution anywhere.
-    """
-    column = attribution[:, class_index]
-    largest = np.abs(column).max(initial=0)
-    return np.asarray(column / largest if largest > 0 else np.zeros_like(column), np.float32)
 
 
 def _chosen(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
